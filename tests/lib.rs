@@ -1,0 +1,1 @@
+//! The world tests: every part real.
