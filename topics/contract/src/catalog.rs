@@ -1,0 +1,286 @@
+//! All declared topics and sinks together, checked against each other.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use tailwater_document::{Mistake, Mistakes, Place, parse};
+
+use crate::spec::{Load, Spec};
+use crate::{From, SinkKind, SinkSpec, TopicName, TopicSpec};
+
+/// Column and topic words that point at card data, which must never enter a log that is kept for ever.
+const CARD_WORDS: [&str; 4] = ["card_number", "cardnumber", "cvv", "cvc"];
+
+/// Everything declared in a folder.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Catalog {
+    /// Topics, in the order they were declared.
+    pub topics: Vec<TopicSpec>,
+    /// Sinks, in the order they were declared.
+    pub sinks: Vec<SinkSpec>,
+}
+
+impl Catalog {
+    /// Reads all files and checks them together.
+    ///
+    /// `files` are (name as the user knows it, text). `load` reads a file that a spec names; its path is given
+    /// relative to the file that names it.
+    ///
+    /// # Errors
+    /// Every mistake of every file, sorted by place.
+    pub fn parse<'f>(
+        files: impl IntoIterator<Item = (&'f str, &'f str)>,
+        load: Load<'_>,
+    ) -> Result<Self, Vec<Mistake>> {
+        let mut mistakes = Mistakes::default();
+        let mut catalog = Self::default();
+        for (file, text) in files {
+            let folder = Path::new(file).parent().unwrap_or(Path::new(""));
+            let load_beside = |path: &Path| load(&folder.join(path));
+            match parse(file, text) {
+                Err(mistake) => mistakes.push(mistake),
+                Ok(documents) => {
+                    for node in documents {
+                        match Spec::read(&node, &load_beside, &mut mistakes) {
+                            Some(Spec::Topic(topic)) => catalog.topics.push(topic),
+                            Some(Spec::Sink(sink)) => catalog.sinks.push(sink),
+                            None => {}
+                        }
+                    }
+                }
+            }
+        }
+        catalog.check(&mut mistakes);
+        mistakes.finish(Some(catalog))
+    }
+
+    /// The topic of this name.
+    pub fn topic(&self, name: &TopicName) -> Option<&TopicSpec> {
+        self.topics.iter().find(|topic| topic.name == *name)
+    }
+
+    fn check(&self, mistakes: &mut Mistakes) {
+        self.check_topics(mistakes);
+        self.check_sinks(mistakes);
+    }
+
+    fn check_topics(&self, mistakes: &mut Mistakes) {
+        let mut names = BTreeMap::new();
+        let mut sources: BTreeMap<(&str, String), &TopicSpec> = BTreeMap::new();
+        let mut outboxes = BTreeMap::new();
+        for topic in &self.topics {
+            if let Some(first) = names.insert(&topic.name, topic) {
+                let problem =
+                    format!("declared twice, first at {}", at(first.declared_at.as_ref()));
+                mistakes.add(place(topic.declared_at.as_ref()), "name", problem);
+            }
+            if topic.name.as_str().starts_with("tailwater.") {
+                let problem = "names beginning with `tailwater.` are our own topics";
+                mistakes.add(place(topic.declared_at.as_ref()), "name", problem);
+            }
+            let source = match &topic.from {
+                From::Table(table) => ("", table.to_string()),
+                From::Outbox { aggregate, table } => (aggregate.as_str(), table.to_string()),
+            };
+            if let Some(first) = sources.insert(source, topic) {
+                let problem = format!("`{}` already takes these rows", first.name);
+                mistakes.add(place(topic.declared_at.as_ref()), "from", problem);
+            }
+            let is_outbox = matches!(topic.from, From::Outbox { .. });
+            if outboxes.insert(topic.table(), is_outbox).is_some_and(|before| before != is_outbox) {
+                let problem =
+                    format!("`{}` is an outbox in one topic and a table in another", topic.table());
+                mistakes.add(place(topic.declared_at.as_ref()), "from", problem);
+            }
+            if is_outbox && topic.key.is_some() {
+                let problem =
+                    "an outbox event's key is its `partition_key` or `aggregate_id`; remove `key`";
+                mistakes.add(place(topic.declared_at.as_ref()), "key", problem);
+            }
+            for column in topic.key.iter().flatten() {
+                if CARD_WORDS.iter().any(|word| column.to_lowercase().contains(word)) {
+                    let problem =
+                        format!("`{column}` looks like card data, which must not enter Kafka");
+                    mistakes.add(place(topic.declared_at.as_ref()), "key", problem);
+                }
+            }
+        }
+    }
+
+    fn check_sinks(&self, mistakes: &mut Mistakes) {
+        let mut names = BTreeMap::new();
+        let mut aliases = BTreeMap::new();
+        for sink in &self.sinks {
+            let here = || place(sink.declared_at.as_ref());
+            if let Some(first) = names.insert(&sink.name, sink) {
+                let problem =
+                    format!("declared twice, first at {}", at(first.declared_at.as_ref()));
+                mistakes.add(here(), "name", problem);
+            }
+            for (number, name) in sink.topics.iter().enumerate() {
+                if sink.topics[..number].contains(name) {
+                    mistakes.add(here(), "topics", format!("`{name}` is listed twice"));
+                }
+                match (self.topic(name), &sink.kind) {
+                    (None, _) => {
+                        let problem =
+                            format!("nobody writes `{name}`; declare it as a Topic or remove it");
+                        mistakes.add(here(), "topics", problem);
+                    }
+                    (Some(topic), SinkKind::Search(_))
+                        if matches!(topic.from, From::Outbox { .. }) =>
+                    {
+                        let problem = format!(
+                            "`{name}` holds events; a search sink needs the rows of a table"
+                        );
+                        mistakes.add(here(), "topics", problem);
+                    }
+                    _ => {}
+                }
+            }
+            if let SinkKind::Search(search) = &sink.kind
+                && let Some(first) = aliases.insert(&search.alias, &sink.name)
+            {
+                mistakes.add(
+                    here(),
+                    "search.alias",
+                    format!("`{first}` already writes `{}`", search.alias),
+                );
+            }
+        }
+    }
+}
+
+fn place(declared_at: Option<&Place>) -> Place {
+    declared_at.cloned().unwrap_or_else(|| Place::file("catalog"))
+}
+
+fn at(declared_at: Option<&Place>) -> String {
+    place(declared_at).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Registration, Registrations, SinkRegistration, TableName, TopicRegistration};
+
+    const GOOD: &str = "\
+apiVersion: tailwater/v1
+kind: Topic
+name: inventory.cdc
+from: { table: inventory.stock }
+partitions: 3
+config: { cleanup.policy: compact }
+---
+apiVersion: tailwater/v1
+kind: Topic
+name: orders.events
+from: { outbox: orders }
+---
+apiVersion: tailwater/v1
+kind: Sink
+name: lake
+type: archive
+topics: [orders.events, inventory.cdc]
+archive: { bucket: events, segment: { bytes: 64MiB, age: 60s } }
+---
+apiVersion: tailwater/v1
+kind: Sink
+name: stock-search
+type: search
+topics: [inventory.cdc]
+search: { alias: stock, mapping: m.json }
+";
+
+    fn load(path: &Path) -> std::io::Result<String> {
+        match path.to_str() {
+            Some("folder/m.json") => Ok(r#"{"mappings":{}}"#.to_owned()),
+            Some(other) => Err(std::io::Error::other(format!("no {other}"))),
+            None => unreachable!("test paths are text"),
+        }
+    }
+
+    fn mistakes_of(text: &str) -> Vec<String> {
+        let mistakes =
+            Catalog::parse([("folder/a.yaml", text)], &load).expect_err("must be refused");
+        mistakes.iter().map(ToString::to_string).collect()
+    }
+
+    fn topic(name: &str, from: &str) -> String {
+        format!("---\napiVersion: tailwater/v1\nkind: Topic\nname: {name}\nfrom: {from}\n")
+    }
+
+    #[test]
+    fn a_good_catalog_is_read_with_defaults() {
+        let catalog = Catalog::parse([("folder/a.yaml", GOOD)], &load).expect("good");
+        assert_eq!(catalog.topics.len(), 2);
+        assert!(catalog.topics[0].is_compacted());
+        let outbox = TableName { schema: "orders".into(), table: "outbox".into() };
+        assert_eq!(catalog.topics[1].table(), &outbox);
+        assert_eq!(catalog.topics[1].partitions, 1);
+        let SinkKind::Archive(archive) = &catalog.sinks[0].kind else { panic!("archive") };
+        assert_eq!((archive.segment.records, archive.segment.age_ms), (500_000, 60_000));
+    }
+
+    #[test]
+    fn a_registration_is_read_as_it_was_written() {
+        let catalog = Catalog::parse([("folder/a.yaml", GOOD)], &load).expect("good");
+        let mut written = Vec::new();
+        for spec in catalog.topics {
+            written.push(Registration::Topic(TopicRegistration {
+                spec,
+                key_columns: vec!["id".into()],
+            }));
+        }
+        for spec in catalog.sinks {
+            written.push(Registration::Sink(SinkRegistration { spec, origins: vec![] }));
+        }
+        let mut read = Registrations::default();
+        for registration in &written {
+            let value = serde_json::to_vec(registration).expect("serializes");
+            read.on_record(registration.key().as_bytes(), Some(&value)).expect("reads");
+        }
+        assert_eq!((read.topics.len(), read.sinks.len()), (2, 2));
+        read.on_record(b"sink/lake", None).expect("reads");
+        assert_eq!(read.sinks.len(), 1);
+        assert!(read.on_record(b"else", None).is_err());
+    }
+
+    #[test]
+    fn sinks_on_topics_nobody_writes_are_refused() {
+        let text = GOOD.replace("topics: [orders.events, inventory.cdc]", "topics: [orders.evnts]");
+        let found = mistakes_of(&text);
+        assert!(
+            found[0].contains("folder/a.yaml:15") && found[0].contains("orders.evnts"),
+            "{found:?}"
+        );
+    }
+
+    #[test]
+    fn two_topics_may_not_take_the_same_rows_or_name() {
+        let twice = topic("a", "{ table: s.t }") + &topic("b", "{ table: s.t }");
+        assert!(mistakes_of(&twice)[0].contains("already takes"));
+        let named = topic("a", "{ table: s.t }") + &topic("a", "{ table: s.u }");
+        assert!(mistakes_of(&named)[0].contains("declared twice"));
+    }
+
+    #[test]
+    fn events_do_not_go_into_a_search_index() {
+        let text = GOOD.replace("topics: [inventory.cdc]", "topics: [orders.events]");
+        assert!(mistakes_of(&text)[0].contains("needs the rows of a table"));
+    }
+
+    #[test]
+    fn what_does_not_exist_yet_is_refused_rather_than_ignored() {
+        let text = topic("a", "{ table: s.t }") + "mask: { email: drop }\nvalues: debezium\n";
+        assert_eq!(mistakes_of(&text).len(), 2);
+        assert!(mistakes_of(&topic("a", "{ message: p }"))[0].contains("cannot be routed yet"));
+    }
+
+    #[test]
+    fn mistakes_of_several_documents_come_together() {
+        let text = GOOD.replace("partitions: 3", "partitions: none").replace("m.json", "n.json");
+        let found = mistakes_of(&text);
+        assert_eq!(found.len(), 2, "{found:?}");
+    }
+}

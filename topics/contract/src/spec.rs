@@ -1,0 +1,336 @@
+//! One declared topic or sink.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use tailwater_document::{ByteSize, Mistakes, Node, Place, Section, Span};
+
+use crate::{SinkName, TableName, TopicName};
+
+/// Reads a file that a spec names, such as a mapping, by its path relative to the declaring file.
+pub(crate) type Load<'a> = &'a dyn Fn(&Path) -> std::io::Result<String>;
+
+/// A topic the reader writes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TopicSpec {
+    /// The topic in Kafka.
+    pub name: TopicName,
+    /// Where its records come from.
+    pub from: From,
+    /// Columns that make the record key; absent: the table's replica identity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<Vec<String>>,
+    /// Number of partitions, from 1. Never shrunk; growing it moves keys, so it is refused on a topic with data.
+    pub partitions: u32,
+    /// Replication factor; absent: the broker's default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replication: Option<u16>,
+    /// Kafka's own topic settings, verbatim.
+    #[serde(default)]
+    pub config: BTreeMap<String, String>,
+    /// Where it was declared, for messages; not stored.
+    #[serde(skip)]
+    pub declared_at: Option<Place>,
+}
+
+impl TopicSpec {
+    /// Whether Kafka keeps the latest record of each key, so that deletes need a tombstone.
+    pub fn is_compacted(&self) -> bool {
+        let policy = self.config.get("cleanup.policy");
+        policy.is_some_and(|policy| policy.split(',').any(|part| part.trim() == "compact"))
+    }
+
+    /// The table its records come from.
+    pub fn table(&self) -> &TableName {
+        match &self.from {
+            From::Table(table) | From::Outbox { table, .. } => table,
+        }
+    }
+}
+
+/// Where the records of a topic come from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum From {
+    /// Every change of a table.
+    Table(TableName),
+    /// The events of one aggregate type in an outbox table.
+    Outbox {
+        /// `aggregate_type` of the rows.
+        aggregate: String,
+        /// The outbox table; by default `<aggregate>.outbox`.
+        table: TableName,
+    },
+}
+
+/// A destination fed from topics.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SinkSpec {
+    /// The sink.
+    pub name: SinkName,
+    /// The topics it takes, at least one.
+    pub topics: Vec<TopicName>,
+    /// What it is.
+    pub kind: SinkKind,
+    /// Where it was declared, for messages; not stored.
+    #[serde(skip)]
+    pub declared_at: Option<Place>,
+}
+
+/// What a sink is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SinkKind {
+    /// Gzipped JSONL on an S3 store.
+    Archive(ArchiveSpec),
+    /// Documents in OpenSearch.
+    Search(SearchSpec),
+}
+
+/// An archive.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ArchiveSpec {
+    /// The bucket.
+    pub bucket: String,
+    /// Before every object key: empty, or ending with `/`.
+    pub prefix: String,
+    /// When a segment is closed.
+    pub segment: SegmentSpec,
+}
+
+/// When an archive segment is closed: at whichever comes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SegmentSpec {
+    /// Compressed bytes. Default 64 MiB, which one PUT carries well on every store we know.
+    pub bytes: u64,
+    /// Records. Default 500,000.
+    pub records: u64,
+    /// Milliseconds since its first record came. Default 60,000.
+    pub age_ms: u64,
+}
+
+/// A search index kept equal to a table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SearchSpec {
+    /// The alias that readers use; the index behind it is versioned.
+    pub alias: String,
+    /// OpenSearch's own index body: `mappings` and, if wanted, `settings`.
+    pub mapping: serde_json::Value,
+    /// When a bulk request is sent.
+    pub bulk: BulkSpec,
+}
+
+/// When a bulk request is sent: at whichever comes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BulkSpec {
+    /// Bytes of the request. Default 8 MiB.
+    pub bytes: u64,
+    /// Operations. Default 2,000.
+    pub operations: u64,
+    /// Milliseconds since its first record came. Default 500.
+    pub age_ms: u64,
+}
+
+/// One parsed YAML document.
+pub(crate) enum Spec {
+    Topic(TopicSpec),
+    Sink(SinkSpec),
+}
+
+impl Spec {
+    /// Reads one document; `None` means mistakes were noted.
+    pub(crate) fn read(node: &Node, load: Load<'_>, mistakes: &mut Mistakes) -> Option<Self> {
+        let mut top = node.section("", mistakes);
+        let version: Option<String> = top.required("apiVersion", mistakes);
+        if version.as_deref().is_some_and(|version| version != "tailwater/v1") {
+            top.refuse("apiVersion", "expected `tailwater/v1`", mistakes);
+        }
+        let kind: Option<String> = top.required("kind", mistakes);
+        match kind?.as_str() {
+            "Topic" => topic(top, mistakes).map(Self::Topic),
+            "Sink" => sink(top, load, mistakes).map(Self::Sink),
+            _ => {
+                top.refuse("kind", "expected `Topic` or `Sink`", mistakes);
+                None
+            }
+        }
+    }
+}
+
+fn topic(mut top: Section<'_>, mistakes: &mut Mistakes) -> Option<TopicSpec> {
+    let declared_at = Some(top.place_of("name"));
+    let name = top.required("name", mistakes);
+    if top.node("from").is_none() {
+        top.refuse(
+            "from",
+            "missing; say `from: { table: schema.table }` or `from: { outbox: aggregate }`",
+            mistakes,
+        );
+    }
+    let from = source(top.section("from", mistakes), mistakes);
+    let has_key = top.node("key").is_some();
+    let key: Vec<String> =
+        top.list("key", mistakes).into_iter().map(|(column, _)| column).collect();
+    if has_key && key.is_empty() {
+        top.refuse("key", "expected at least one column", mistakes);
+    }
+    let partitions = top.or("partitions", 1_u32, mistakes);
+    if !(1..=10_000).contains(&partitions) {
+        top.refuse("partitions", "expected a number from 1 to 10000", mistakes);
+    }
+    let replication = top.optional("replication", mistakes);
+    let config = top.texts("config", mistakes);
+    for (key, why) in [
+        (
+            "mask",
+            "column masks do not exist yet in this version; leave the column out of the publication by a view of the table, or wait",
+        ),
+        ("values", "only the default value form exists in this version"),
+    ] {
+        if top.node(key).is_some() {
+            top.refuse(key, why, mistakes);
+        }
+    }
+    top.finish(mistakes);
+    Some(TopicSpec {
+        name: name?,
+        from: from?,
+        key: has_key.then_some(key),
+        partitions,
+        replication,
+        config,
+        declared_at,
+    })
+}
+
+fn source(mut from: Section<'_>, mistakes: &mut Mistakes) -> Option<From> {
+    if from.node("message").is_some() {
+        from.refuse("message", "logical messages cannot be routed yet in this version", mistakes);
+    }
+    let outbox: Option<String> = from.optional("outbox", mistakes);
+    let table: Option<TableName> = from.optional("table", mistakes);
+    let read = match (outbox, table) {
+        (Some(aggregate), Some(table)) => Some(From::Outbox { aggregate, table }),
+        (Some(aggregate), None) => match format!("{aggregate}.outbox").parse() {
+            Ok(table) => Some(From::Outbox { aggregate, table }),
+            Err(_) => {
+                let problem =
+                    "no table follows from this aggregate type; add `table: schema.table`";
+                from.refuse("outbox", problem, mistakes);
+                None
+            }
+        },
+        (None, table) => table.map(From::Table),
+    };
+    from.finish(mistakes);
+    read
+}
+
+fn sink(mut top: Section<'_>, load: Load<'_>, mistakes: &mut Mistakes) -> Option<SinkSpec> {
+    let declared_at = Some(top.place_of("name"));
+    let name = top.required("name", mistakes);
+    let topics: Vec<TopicName> =
+        top.list("topics", mistakes).into_iter().map(|(topic, _)| topic).collect();
+    if topics.is_empty() {
+        top.refuse("topics", "expected at least one topic", mistakes);
+    }
+    let kind: Option<String> = top.required("type", mistakes);
+    let kind = match kind.as_deref() {
+        Some("archive") => {
+            archive(top.section("archive", mistakes), mistakes).map(SinkKind::Archive)
+        }
+        Some("search") => {
+            search(top.section("search", mistakes), load, mistakes).map(SinkKind::Search)
+        }
+        Some(_) => {
+            top.refuse("type", "expected `archive` or `search`", mistakes);
+            None
+        }
+        None => None,
+    };
+    top.finish(mistakes);
+    Some(SinkSpec { name: name?, topics, kind: kind?, declared_at })
+}
+
+fn archive(mut archive: Section<'_>, mistakes: &mut Mistakes) -> Option<ArchiveSpec> {
+    let bucket: Option<String> = archive.required("bucket", mistakes);
+    let letters = |b: u8| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.');
+    let rule = |name: &str| (3..=63).contains(&name.len()) && name.bytes().all(letters);
+    if bucket.as_deref().is_some_and(|name| !rule(name)) {
+        let problem = "expected a bucket name: 3 to 63 of a-z, 0-9, `-` and `.`";
+        archive.refuse("bucket", problem, mistakes);
+    }
+    let prefix: String = archive.optional("prefix", mistakes).unwrap_or_default();
+    if !prefix.is_empty() && (!prefix.ends_with('/') || prefix.starts_with('/')) {
+        archive.refuse(
+            "prefix",
+            "expected a text that ends with `/` and does not begin with it",
+            mistakes,
+        );
+    }
+    let mut segment = archive.section("segment", mistakes);
+    let spec = SegmentSpec {
+        bytes: segment.or("bytes", ByteSize(64 << 20), mistakes).0,
+        records: segment.or("records", 500_000, mistakes),
+        age_ms: millis(segment.or("age", Span(std::time::Duration::from_secs(60)), mistakes)),
+    };
+    positive(
+        &segment,
+        &[("bytes", spec.bytes), ("records", spec.records), ("age", spec.age_ms)],
+        mistakes,
+    );
+    segment.finish(mistakes);
+    archive.finish(mistakes);
+    Some(ArchiveSpec { bucket: bucket?, prefix, segment: spec })
+}
+
+fn search(mut search: Section<'_>, load: Load<'_>, mistakes: &mut Mistakes) -> Option<SearchSpec> {
+    let alias: Option<String> = search.required("alias", mistakes);
+    let rule = |name: &str| {
+        (1..=200).contains(&name.len())
+            && name.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
+            && name.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' | b'.'))
+    };
+    if alias.as_deref().is_some_and(|name| !rule(name)) {
+        search.refuse("alias", "expected an index name: a-z, 0-9, `_`, `-` and `.`", mistakes);
+    }
+    let path: Option<String> = search.required("mapping", mistakes);
+    let mapping = path.and_then(|path| {
+        let read =
+            load(Path::new(&path)).map_err(|error| format!("`{path}` cannot be read: {error}"));
+        let body = read.and_then(|text| {
+            serde_json::from_str::<serde_json::Value>(&text)
+                .map_err(|error| format!("`{path}` is not JSON: {error}"))
+        });
+        let checked = body.and_then(|body| match body.get("mappings") {
+            Some(serde_json::Value::Object(_)) => Ok(body),
+            _ => Err(format!("`{path}` has no `mappings` object at its top")),
+        });
+        checked.map_err(|problem| search.refuse("mapping", problem, mistakes)).ok()
+    });
+    let mut bulk = search.section("bulk", mistakes);
+    let spec = BulkSpec {
+        bytes: bulk.or("bytes", ByteSize(8 << 20), mistakes).0,
+        operations: bulk.or("operations", 2_000, mistakes),
+        age_ms: millis(bulk.or("age", Span(std::time::Duration::from_millis(500)), mistakes)),
+    };
+    positive(
+        &bulk,
+        &[("bytes", spec.bytes), ("operations", spec.operations), ("age", spec.age_ms)],
+        mistakes,
+    );
+    bulk.finish(mistakes);
+    search.finish(mistakes);
+    Some(SearchSpec { alias: alias?, mapping: mapping?, bulk: spec })
+}
+
+fn millis(span: Span) -> u64 {
+    span.0.as_millis() as u64
+}
+
+fn positive(section: &Section<'_>, limits: &[(&str, u64)], mistakes: &mut Mistakes) {
+    for (key, _) in limits.iter().filter(|(_, limit)| *limit == 0) {
+        section.refuse(key, "expected more than nothing", mistakes);
+    }
+}
