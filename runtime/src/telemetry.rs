@@ -1,0 +1,98 @@
+//! Logs, metrics and the admin port.
+
+use std::io::IsTerminal;
+use std::net::SocketAddr;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::get;
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+use crate::Health;
+
+/// Seconds; from one millisecond, the least a commit takes, to the minute after which somebody is called.
+const SECONDS: [f64; 12] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0, 5.0, 15.0, 60.0];
+
+/// What a process shows of itself.
+#[derive(Clone)]
+pub struct Telemetry {
+    /// Whether it is ready, and why not.
+    pub health: Health,
+    /// Its metrics.
+    pub metrics: PrometheusHandle,
+}
+
+/// The admin port could not be opened or failed later.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    /// Another process has the port, or the address is not ours.
+    #[error(
+        "cannot listen on {address} for health and metrics; choose another address in the configuration"
+    )]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The listener failed while serving.
+    #[error("the admin port failed")]
+    Serve(#[source] std::io::Error),
+}
+
+/// Sends logs to standard error: lines for people on a terminal, JSON otherwise. `filter` is an `EnvFilter`
+/// directive such as `info` or `tailwater_cdc=debug`; a bad one reads as `info`.
+pub fn init_logging(filter: &str) {
+    let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A second call, as tests make, keeps the first subscriber.
+    let _ = if std::io::stderr().is_terminal() {
+        builder.compact().try_init()
+    } else {
+        builder.json().flatten_event(true).try_init()
+    };
+}
+
+/// Makes this process collect metrics. Histograms are in seconds.
+///
+/// Returns `None` when another recorder is installed, which only happens when it is called twice.
+pub fn install_metrics() -> Option<PrometheusHandle> {
+    PrometheusBuilder::new().set_buckets(&SECONDS).ok()?.install_recorder().ok()
+}
+
+/// Serves `/live`, `/ready` and `/metrics` until the token is cancelled.
+///
+/// `/live` answers 200 while the process runs; `/ready` answers 503 with one reason a line when it cannot work.
+pub async fn serve_admin(
+    address: SocketAddr,
+    telemetry: Telemetry,
+    stop: CancellationToken,
+) -> Result<(), AdminError> {
+    let listener =
+        TcpListener::bind(address).await.map_err(|source| AdminError::Bind { address, source })?;
+    tracing::info!(%address, "health and metrics");
+    axum::serve(listener, routes(telemetry))
+        .with_graceful_shutdown(async move { stop.cancelled().await })
+        .await
+        .map_err(AdminError::Serve)
+}
+
+fn routes(telemetry: Telemetry) -> Router {
+    Router::new()
+        .route("/live", get(|| async { "live\n" }))
+        .route("/ready", get(ready))
+        .route("/metrics", get(|State(t): State<Telemetry>| async move { t.metrics.render() }))
+        .with_state(telemetry)
+}
+
+async fn ready(State(telemetry): State<Telemetry>) -> (StatusCode, String) {
+    match telemetry.health.check() {
+        Ok(()) => (StatusCode::OK, "ready\n".to_owned()),
+        Err(reasons) => (StatusCode::SERVICE_UNAVAILABLE, reasons.join("\n") + "\n"),
+    }
+}
