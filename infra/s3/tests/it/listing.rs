@@ -11,7 +11,7 @@ async fn two_thousand_five_hundred_keys_come_in_order_in_pages() {
         .for_each_concurrent(16, |key| async { world.put(key, key.as_bytes()).await })
         .await;
 
-    let list = || world.client.list_objects_v2().bucket("b");
+    let list = || world.client.list_objects_v2().bucket("box");
     let mut pages = list().into_paginator().send();
     let (mut listed, mut lengths) = (Vec::new(), Vec::new());
     while let Some(page) = pages.next().await {
@@ -61,6 +61,6 @@ async fn a_key_lives_beside_the_folder_of_the_same_name() {
     let mut sorted = keys.to_vec();
     sorted.sort();
     assert_eq!(world.keys().await, sorted);
-    world.client.delete_object().bucket("b").key("a").send().await.unwrap();
+    world.client.delete_object().bucket("box").key("a").send().await.unwrap();
     assert_eq!(world.keys().await, sorted[1..]);
 }

@@ -23,11 +23,11 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// Starts an endpoint with one bucket, `b`.
+    /// Starts an endpoint with one bucket, `box`.
     pub(crate) async fn start() -> Self {
         let folder = std::env::temp_dir().join(format!("tailwater-s3-it-{}", uuid::Uuid::new_v4()));
         let world = Self::start_on(folder).await;
-        world.client.create_bucket().bucket("b").send().await.unwrap();
+        world.client.create_bucket().bucket("box").send().await.unwrap();
         world
     }
 
@@ -56,16 +56,16 @@ impl World {
 
     pub(crate) async fn put(&self, key: &str, body: impl Into<Vec<u8>>) {
         let body = ByteStream::from(body.into());
-        self.client.put_object().bucket("b").key(key).body(body).send().await.unwrap();
+        self.client.put_object().bucket("box").key(key).body(body).send().await.unwrap();
     }
 
     pub(crate) async fn get(&self, key: &str) -> Vec<u8> {
-        let object = self.client.get_object().bucket("b").key(key).send().await.unwrap();
+        let object = self.client.get_object().bucket("box").key(key).send().await.unwrap();
         object.body.collect().await.unwrap().to_vec()
     }
 
     pub(crate) async fn keys(&self) -> Vec<String> {
-        let page = self.client.list_objects_v2().bucket("b").send().await.unwrap();
+        let page = self.client.list_objects_v2().bucket("box").send().await.unwrap();
         page.contents().iter().map(|object| object.key().unwrap().to_owned()).collect()
     }
 
