@@ -1,1 +1,13 @@
-//! The world tests: every part real.
+//! A small world of its own for one test: a database, topics, a bucket and an index on the shared servers, and the
+//! real binaries running over them.
+//!
+//! Nothing here is shared with another test but the servers, so worlds may run side by side and may be killed.
+#![forbid(unsafe_code)]
+
+mod servers;
+mod process;
+mod world;
+
+pub use process::Process;
+pub use servers::Servers;
+pub use world::{App, World};

@@ -1,0 +1,287 @@
+//! A database, a catalog and work that waits.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use tokio_postgres::{Client, NoTls};
+
+use crate::Cli;
+use crate::process::Measured;
+
+/// The slot that `pg_recvlogical` reads.
+pub(crate) const CEILING_SLOT: &str = "bench_ceiling";
+const KAFKA_WAIT: Duration = Duration::from_secs(10);
+
+/// Everything a run needs, under names of its own.
+pub(crate) struct Backlog {
+    name: String,
+    folder: PathBuf,
+    tailwater: PathBuf,
+    admin: Client,
+    client: Client,
+    database_url: String,
+    brokers: String,
+}
+
+impl Backlog {
+    /// Creates the database, applies the catalog, and lets the reader make its slot before there is work.
+    pub(crate) async fn prepare(cli: &Cli) -> anyhow::Result<Self> {
+        let tailwater = cli.tailwater.canonicalize().with_context(|| {
+            format!(
+                "`{}` is not built; run `cargo build --release -p tailwater`",
+                cli.tailwater.display()
+            )
+        })?;
+        let name = format!("bench_{}", std::process::id());
+        let folder = std::env::temp_dir().join(&name);
+        std::fs::create_dir_all(&folder)?;
+        let admin = connect(&cli.postgres).await?;
+        admin.batch_execute(&format!("create database {name}")).await?;
+        let database_url = format!("{}/{name}", cli.postgres.trim_end_matches('/'));
+        let client = connect(&database_url).await?;
+        client.batch_execute(TABLES).await?;
+        let backlog = Self {
+            name,
+            folder,
+            tailwater,
+            admin,
+            client,
+            database_url,
+            brokers: cli.brokers.clone(),
+        };
+        backlog.declare(cli)?;
+        backlog.run(&["apply", "-f", "catalog"])?;
+        let mut reader = backlog.start_reader()?;
+        while !backlog.has_slot().await? {
+            ensure!(
+                reader.is_running()?,
+                "the reader did not start; see {}",
+                backlog.log("reader").display()
+            );
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        // Progress exists once the first commit has gone through.
+        backlog.client.batch_execute("insert into warm values (1)").await?;
+        let end = backlog.end().await?;
+        while !backlog.is_confirmed(&end).await? {
+            ensure!(
+                reader.is_running()?,
+                "the reader ended; see {}",
+                backlog.log("reader").display()
+            );
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        reader.stop()?;
+        let make = "select pg_create_logical_replication_slot($1, 'pgoutput')";
+        backlog.client.execute(make, &[&CEILING_SLOT]).await?;
+        Ok(backlog)
+    }
+
+    /// Inserts the rows that reader and ceiling both read.
+    pub(crate) async fn fill(&self, rows: u64, per_transaction: u64) -> anyhow::Result<()> {
+        let insert = format!(
+            "do $$ begin for batch in 0 .. {} loop
+               insert into rows select batch * {per_transaction} + i, i % 97, now(),
+                 'customer ' || i, repeat(md5(i::text), 3), i * 1.25, (i % 2 = 0)
+               from generate_series(1, {per_transaction}) i;
+               commit;
+             end loop; end $$",
+            rows / per_transaction - 1
+        );
+        self.client.batch_execute(&insert).await.context("filling the backlog")
+    }
+
+    /// Inserts documents and lets the reader bring them into Kafka.
+    pub(crate) async fn fill_documents(&self, rows: u64) -> anyhow::Result<()> {
+        let insert = format!(
+            "insert into documents select i, jsonb_build_object('title', 'product ' || i, 'text', repeat(md5(i::text), 8), 'price', i)
+             from generate_series(1, {rows}) i"
+        );
+        self.client.batch_execute(&insert).await?;
+        let end = self.end().await?;
+        let reader = self.start_reader()?;
+        while !self.is_confirmed(&end).await? {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        reader.stop()
+    }
+
+    /// Where the WAL ends now.
+    pub(crate) async fn end(&self) -> anyhow::Result<String> {
+        let row = self.client.query_one("select pg_current_wal_insert_lsn()::text", &[]).await?;
+        Ok(row.get(0))
+    }
+
+    /// Whether the reader's slot is confirmed up to the last commit before `end`.
+    pub(crate) async fn is_confirmed(&self, end: &str) -> anyhow::Result<bool> {
+        // The insert position may lie a little beyond the last commit record: page headers and running-transaction
+        // records follow it. A keepalive would close that gap only seconds later, which is not the reader's work.
+        const SLACK_BYTES: i64 = 4096;
+        let select =
+            "select coalesce(pg_wal_lsn_diff($2::text::pg_lsn, confirmed_flush_lsn), 1e15)::bigint
+                      from pg_replication_slots where slot_name = $1";
+        let slot = format!("tailwater_{}", self.name);
+        let behind: i64 = self.admin.query_one(select, &[&slot, &end]).await?.get(0);
+        Ok(behind <= SLACK_BYTES)
+    }
+
+    async fn has_slot(&self) -> anyhow::Result<bool> {
+        let slot = format!("tailwater_{}", self.name);
+        let select = "select 1 from pg_replication_slots where slot_name = $1 and active";
+        Ok(self.admin.query_opt(select, &[&slot]).await?.is_some())
+    }
+
+    /// How many records of a topic a sink's group has committed.
+    pub(crate) fn committed(&self, sink: &str, topic: &str) -> anyhow::Result<u64> {
+        let consumer: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", &self.brokers)
+            .set("group.id", format!("tailwater.{}.{sink}", self.name))
+            .create()?;
+        let topic = self.topic(topic);
+        let mut list = TopicPartitionList::new();
+        for partition in 0..3 {
+            list.add_partition(&topic, partition);
+        }
+        let mut records = 0;
+        for element in consumer.committed_offsets(list, KAFKA_WAIT)?.elements() {
+            if let Offset::Offset(offset) = element.offset() {
+                // Transaction markers take offsets too, so this counts a little more than records: the sink is
+                // done when it stands at the end of every partition.
+                let (_, high) =
+                    consumer.fetch_watermarks(&topic, element.partition(), KAFKA_WAIT)?;
+                if offset < high - 1 {
+                    return Ok(0);
+                }
+                records += u64::try_from(offset)?;
+            }
+        }
+        Ok(records)
+    }
+
+    pub(crate) fn start_reader(&self) -> anyhow::Result<Measured> {
+        self.start(&["cdc", "run"], "reader")
+    }
+
+    pub(crate) fn start_sink(&self, sink: &str) -> anyhow::Result<Measured> {
+        self.start(&["sinks", "run", sink], sink)
+    }
+
+    /// The database that holds the backlog.
+    pub(crate) fn database_url(&self) -> &str {
+        &self.database_url
+    }
+
+    /// The publication both read.
+    pub(crate) fn publication(&self) -> String {
+        format!("tailwater_{}_changes", self.name)
+    }
+
+    /// Where a process writes what it has to say.
+    pub(crate) fn log(&self, process: &str) -> PathBuf {
+        self.folder.join(format!("{process}.log"))
+    }
+
+    /// Drops what the run made in Postgres and on disk. Topics and objects stay under the run's name.
+    pub(crate) async fn remove(self) -> anyhow::Result<()> {
+        let drop = "select pg_drop_replication_slot(slot_name) from pg_replication_slots where database = $1";
+        self.admin.execute(drop, &[&self.name]).await?;
+        self.admin.batch_execute(&format!("drop database {} with (force)", self.name)).await?;
+        Ok(std::fs::remove_dir_all(self.folder)?)
+    }
+
+    fn topic(&self, topic: &str) -> String {
+        format!("{}.{topic}", self.name)
+    }
+
+    fn start(&self, arguments: &[&str], log: &str) -> anyhow::Result<Measured> {
+        let mut command = Command::new(&self.tailwater);
+        command.current_dir(&self.folder).args(arguments);
+        Measured::start(&mut command, &self.log(log))
+    }
+
+    fn run(&self, arguments: &[&str]) -> anyhow::Result<()> {
+        let output =
+            Command::new(&self.tailwater).current_dir(&self.folder).args(arguments).output()?;
+        if !output.status.success() {
+            bail!(
+                "`tailwater {}`: {}",
+                arguments.join(" "),
+                String::from_utf8_lossy(&output.stderr)
+            );
+        }
+        Ok(())
+    }
+
+    fn declare(&self, cli: &Cli) -> anyhow::Result<()> {
+        let name = &self.name;
+        let (rows, documents) = (self.topic("bench.rows"), self.topic("bench.documents"));
+        let postgres: tokio_postgres::Config = cli.postgres.parse()?;
+        let host = match postgres.get_hosts().first() {
+            Some(tokio_postgres::config::Host::Tcp(host)) => host.clone(),
+            _ => bail!("`{}` names no host", cli.postgres),
+        };
+        let port = postgres.get_ports().first().copied().unwrap_or(5432);
+        let user = postgres.get_user().unwrap_or("postgres");
+        write(
+            &self.folder.join("tailwater.yaml"),
+            &format!(
+                "pipeline: {name}\n\
+                 postgres: {{ host: {host}, port: {port}, user: {user}, database: {name} }}\n\
+                 kafka: {{ brokers: \"{}\" }}\n\
+                 s3: {{ endpoint: \"{}\", region: us-east-1, access_key: tailwater, secret_key: tailwater-secret, path_style: true }}\n\
+                 opensearch: {{ url: \"{}\" }}\n\
+                 reader: {{ admin: \"127.0.0.1:18190\" }}\n\
+                 sinks: {{ admin: \"127.0.0.1:18191\" }}\n",
+                cli.brokers, cli.s3, cli.opensearch
+            ),
+        )?;
+        std::fs::create_dir_all(self.folder.join("catalog"))?;
+        let bucket = name.replace('_', "-");
+        write(
+            &self.folder.join("catalog/bench.yaml"),
+            &format!(
+                "apiVersion: tailwater/v1\nkind: Topic\nname: {rows}\nfrom: {{ table: public.rows }}\npartitions: 3\n---\n\
+                 apiVersion: tailwater/v1\nkind: Topic\nname: {documents}\nfrom: {{ table: public.documents }}\npartitions: 3\n---\n\
+                 apiVersion: tailwater/v1\nkind: Topic\nname: {name}.warm\nfrom: {{ table: public.warm }}\n---\n\
+                 apiVersion: tailwater/v1\nkind: Sink\nname: lake\ntype: archive\ntopics: [{rows}]\n\
+                 archive: {{ bucket: {bucket}, segment: {{ age: 5s }} }}\n---\n\
+                 apiVersion: tailwater/v1\nkind: Sink\nname: search\ntype: search\ntopics: [{documents}]\n\
+                 search: {{ alias: {name}, mapping: mapping.json }}\n"
+            ),
+        )?;
+        write(
+            &self.folder.join("catalog/mapping.json"),
+            r#"{"mappings":{"dynamic":false,"properties":{"id":{"type":"long"},"doc":{"properties":{"title":{"type":"text"},"text":{"type":"text"},"price":{"type":"long"}}}}}}"#,
+        )
+    }
+}
+
+const TABLES: &str = "
+create table rows (id bigint primary key, kind int, at timestamptz, name text, body text, price numeric, ok boolean);
+create table documents (id bigint primary key, doc jsonb);
+alter table documents replica identity full;
+create table warm (id int primary key);
+";
+
+fn write(path: &Path, text: &str) -> anyhow::Result<()> {
+    std::fs::write(path, text).with_context(|| format!("writing {}", path.display()))
+}
+
+async fn connect(url: &str) -> anyhow::Result<Client> {
+    let (client, connection) = tokio_postgres::connect(url, NoTls)
+        .await
+        .with_context(|| format!("connecting to {url}"))?;
+    tokio::spawn(connection);
+    Ok(client)
+}
+
+/// Postgres' own client: beside the server where the distribution keeps it, else on the path.
+pub(crate) fn recvlogical_path() -> PathBuf {
+    let versions = (14..=18).rev().map(|v| format!("/usr/lib/postgresql/{v}/bin/pg_recvlogical"));
+    versions.map(PathBuf::from).find(|path| path.exists()).unwrap_or("pg_recvlogical".into())
+}
