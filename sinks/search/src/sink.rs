@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use metrics::{counter, histogram};
 use rand::SeedableRng;
@@ -24,6 +24,7 @@ use tailwater_sinks_worker::{
 };
 use tailwater_topics_contract::{PipelineName, SearchSpec};
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use crate::batch::{Batch, Pace};
 use crate::bulk::{self, Outcome};

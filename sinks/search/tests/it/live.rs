@@ -1,0 +1,261 @@
+use std::collections::BTreeMap;
+
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
+use rand::{Rng, SeedableRng};
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use tailwater_sinks_search::index::{self, State};
+use tailwater_sinks_search::{Patience, SearchSink};
+use tailwater_sinks_worker::{Sink, Writer};
+use tailwater_topics_contract::SearchSpec;
+
+use crate::records::{
+    assert_definite, assert_transient, client, committed, delete, open, partition, pipeline,
+    push_all, put, row, spec,
+};
+
+/// An alias of its own on a real server; everything of it goes with it.
+struct Live {
+    url: String,
+    spec: SearchSpec,
+}
+
+impl Live {
+    fn new() -> Self {
+        let url = std::env::var("TAILWATER_TEST_OPENSEARCH").expect(
+            "TAILWATER_TEST_OPENSEARCH must name an OpenSearch server, as http://127.0.0.1:19200",
+        );
+        let alias = format!("it-{}", uuid::Uuid::new_v4().simple());
+        Self { url, spec: spec(&alias) }
+    }
+
+    fn sink(&self) -> SearchSink {
+        let patience = Patience { rounds: 3, ..Patience::default() };
+        SearchSink::new(client(&self.url), pipeline(), self.spec.clone()).with_patience(patience)
+    }
+
+    fn first_index(&self) -> String {
+        index::first_index(&self.spec)
+    }
+
+    async fn call(&self, method: Method, path: &str, body: Option<Value>) -> (StatusCode, Value) {
+        let request = reqwest::Client::new().request(method, format!("{}/{path}", self.url));
+        let request = match body {
+            Some(body) => request.json(&body),
+            None => request,
+        };
+        let response = request.send().await.unwrap();
+        (response.status(), response.json().await.unwrap_or(Value::Null))
+    }
+
+    /// Everything in the index: version and document by id.
+    async fn documents(&self) -> BTreeMap<String, (u64, Value)> {
+        let alias = &self.spec.alias;
+        self.call(Method::POST, &format!("{alias}/_refresh"), None).await;
+        let path = format!("{alias}/_search?size=1000&version=true");
+        let (status, found) = self.call(Method::GET, &path, None).await;
+        assert_eq!(status, 200, "{found}");
+        let hits = found["hits"]["hits"].as_array().unwrap().iter();
+        hits.map(|hit| {
+            let id = hit["_id"].as_str().unwrap().to_owned();
+            (id, (hit["_version"].as_u64().unwrap(), hit["_source"].clone()))
+        })
+        .collect()
+    }
+
+    async fn drop_index(&self) {
+        self.call(Method::DELETE, &self.first_index(), None).await;
+    }
+
+    async fn set(&self, settings: Value) {
+        let path = format!("{}/_settings", self.first_index());
+        let (status, answer) = self.call(Method::PUT, &path, Some(settings)).await;
+        assert_eq!(status, 200, "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn many_workers_make_one_index_with_alias_and_declaration() {
+    let live = Live::new();
+    let client = client(&live.url);
+    let pipeline = pipeline();
+    assert_eq!(index::inspect(&client, &pipeline, &live.spec).await.unwrap(), State::Absent);
+    let all = (0..6).map(|_| index::ensure(&client, &pipeline, &live.spec));
+    for made in futures::future::join_all(all).await {
+        assert_eq!(made.unwrap(), live.first_index());
+    }
+    let state = index::inspect(&client, &pipeline, &live.spec).await.unwrap();
+    assert_eq!(state, State::Ready { index: live.first_index() });
+    let health = format!("_cluster/health/{}?wait_for_status=green&timeout=20s", live.spec.alias);
+    assert_eq!(live.call(Method::GET, &health, None).await.1["status"], "green");
+    let settings =
+        live.call(Method::GET, &format!("{}/_settings", live.first_index()), None).await.1;
+    assert_eq!(settings[live.first_index()]["settings"]["index"]["gc_deletes"], "1h");
+    live.drop_index().await;
+}
+
+#[tokio::test]
+async fn what_is_not_ours_is_refused() {
+    let live = Live::new();
+    let client = client(&live.url);
+    live.call(Method::PUT, &live.spec.alias, Some(json!({}))).await;
+    let error = index::ensure(&client, &pipeline(), &live.spec).await.unwrap_err().to_string();
+    assert!(error.contains("is an index and the alias is missing"), "{error}");
+    live.call(Method::DELETE, &live.spec.alias, None).await;
+
+    let aliases = json!({"aliases": {live.spec.alias.clone(): {}}});
+    live.call(Method::PUT, &live.first_index(), Some(aliases)).await;
+    let error = index::ensure(&client, &pipeline(), &live.spec).await.unwrap_err().to_string();
+    assert!(error.contains("not made by Tailwater"), "{error}");
+    live.drop_index().await;
+
+    index::ensure(&client, &pipeline(), &live.spec).await.unwrap();
+    let mut changed = live.spec.clone();
+    changed.mapping = json!({"mappings": {"dynamic": "false"}});
+    let error = index::ensure(&client, &pipeline(), &changed).await.unwrap_err().to_string();
+    assert!(error.contains("declared otherwise"), "{error}");
+    live.drop_index().await;
+
+    let mut broken = live.spec.clone();
+    broken.mapping = json!({"mappings": {"properties": {"a": {"type": "no-such-type"}}}});
+    let error = index::ensure(&client, &pipeline(), &broken).await.unwrap_err().to_string();
+    assert!(error.contains("no-such-type"), "{error}");
+}
+
+#[tokio::test]
+async fn rows_arrive_exactly_and_never_go_back() {
+    let live = Live::new();
+    let mut writer = open(&live.sink()).await;
+    let exact = json!({"id": 1, "name": "Schlüssel\n\"☃\"", "price": "12.30", "big": i64::MAX});
+    push_all(&mut writer, [row(10, 1, &exact), put(11, 2, "two"), put(12, 3, "three")]);
+    writer.flush(13).await.unwrap();
+    push_all(&mut writer, [delete(13, 2), put(14, 3, "drei"), delete(15, 99)]);
+    writer.flush(16).await.unwrap();
+    // The same again, and older ones, as a writer that slept would send them.
+    push_all(&mut writer, [put(11, 2, "undead"), put(12, 3, "old"), put(9, 99, "undead")]);
+    let flushed = writer.flush(16).await.unwrap();
+    assert!(flushed.rejected.is_empty());
+    let documents = live.documents().await;
+    let expected = BTreeMap::from([
+        ("1".to_owned(), (10, exact)),
+        ("3".to_owned(), (14, json!({"id": 3, "name": "drei"}))),
+    ]);
+    assert_eq!(documents, expected);
+    live.drop_index().await;
+}
+
+#[tokio::test]
+async fn shuffled_repeats_in_any_batches_end_with_the_table() {
+    let seed = rand::random::<u64>();
+    println!("seed {seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let live = Live::new();
+    let sink = live.sink();
+    let mut rows = BTreeMap::new();
+    let mut history: Vec<(u64, i64, bool)> = Vec::new();
+    for seq in 1..600 {
+        let (id, is_delete) = (random.random_range(0..50), random.random_bool(0.3));
+        if is_delete {
+            rows.remove(&id.to_string());
+        } else {
+            let document = json!({"id": id, "name": format!("n{seq}")});
+            rows.insert(id.to_string(), (seq, document));
+        }
+        history.push((seq, id, is_delete));
+    }
+    for pass in 0..3 {
+        let mut writer = open(&sink).await;
+        if pass > 0 {
+            history.shuffle(&mut random);
+        }
+        for (seq, id, is_delete) in &history {
+            let record =
+                if *is_delete { delete(*seq, *id) } else { put(*seq, *id, &format!("n{seq}")) };
+            writer.push(record).unwrap();
+            if random.random_bool(0.03) {
+                writer.flush(0).await.unwrap();
+            }
+        }
+        writer.flush(0).await.unwrap();
+    }
+    assert_eq!(live.documents().await, rows, "seed {seed}");
+    live.drop_index().await;
+}
+
+#[tokio::test]
+async fn documents_that_do_not_fit_the_mapping_are_set_aside_alone() {
+    let live = Live::new();
+    let mut writer = open(&live.sink()).await;
+    let wrong_type = row(2, 2, &json!({"id": 2, "big": "not a number"}));
+    let unknown_field = row(3, 3, &json!({"id": 3, "colour": "red"}));
+    push_all(&mut writer, [put(1, 1, "a"), wrong_type.clone(), unknown_field.clone()]);
+    let rejected = writer.flush(4).await.unwrap().rejected;
+    assert_eq!(rejected.len(), 2);
+    assert_eq!(rejected[0].record, wrong_type);
+    assert!(rejected[0].reason.contains("failed to parse field [big]"), "{}", rejected[0].reason);
+    assert_eq!(rejected[1].record, unknown_field);
+    assert!(rejected[1].reason.contains("strict_dynamic_mapping_exception"));
+    assert_eq!(live.documents().await.len(), 1);
+    live.drop_index().await;
+}
+
+#[tokio::test]
+async fn a_blocked_index_is_waited_for() {
+    let live = Live::new();
+    let mut writer = open(&live.sink()).await;
+    for block in ["index.blocks.read_only_allow_delete", "index.blocks.write"] {
+        live.set(json!({block: true})).await;
+        push_all(&mut writer, [put(1, 1, "a"), put(2, 2, "b")]);
+        assert_transient(writer.flush(3).await, "is a disk full");
+        live.set(json!({block: null})).await;
+        assert!(writer.flush(3).await.unwrap().rejected.is_empty());
+    }
+    assert_eq!(live.documents().await.len(), 2);
+    live.call(Method::POST, &format!("{}/_close", live.first_index()), None).await;
+    push_all(&mut writer, [put(3, 1, "c")]);
+    assert_transient(writer.flush(4).await, "or the index closed");
+    live.call(Method::POST, &format!("{}/_open", live.first_index()), None).await;
+    writer.flush(4).await.unwrap();
+    live.drop_index().await;
+}
+
+#[tokio::test]
+async fn a_missing_index_is_never_made_by_writing_to_it() {
+    let live = Live::new();
+    let sink = live.sink();
+    let mut writer = open(&sink).await;
+    live.drop_index().await;
+    push_all(&mut writer, [put(1, 1, "a"), delete(2, 2)]);
+    assert_definite(writer.flush(3).await, "no index to write to");
+    let mut writer = open(&sink).await;
+    push_all(&mut writer, [delete(2, 2)]);
+    assert_definite(writer.flush(3).await, "the alias is missing");
+    let opened = live.sink().open(&partition(), Some(&committed())).await.map(|(_, offset)| offset);
+    assert_definite(opened, "it is gone");
+    for name in [&live.spec.alias, &live.first_index()] {
+        assert_eq!(live.call(Method::GET, name, None).await.0, 404, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn awkward_ids_are_taken_as_they_are() {
+    let live = Live::new();
+    let mut writer = open(&live.sink()).await;
+    let long = "é".repeat(256);
+    let ids = ["\u{0}\n\"}{", "_id", "a/b?c#d", " ", "☃", long.as_str()];
+    for (seq, id) in (1..).zip(ids) {
+        let mut record = put(seq, 1, "x");
+        record.key = Some(json!({"id": id}).to_string().into());
+        writer.push(record).unwrap();
+    }
+    let mut composite = put(90, 1, "x");
+    composite.key = Some("{\"a\":1,\"b\":\"x\"}".into());
+    writer.push(composite).unwrap();
+    assert!(writer.flush(99).await.unwrap().rejected.is_empty());
+    let documents = live.documents().await;
+    assert_eq!(documents.len(), ids.len() + 1);
+    assert!(ids.iter().all(|id| documents.contains_key(*id)));
+    assert!(documents.contains_key("{\"a\":1,\"b\":\"x\"}"));
+    live.drop_index().await;
+}

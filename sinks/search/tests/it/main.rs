@@ -1,0 +1,9 @@
+//! The sink in front of a strict, scripted server and in front of a real one.
+
+#![expect(clippy::unwrap_used, reason = "a failing step of a test shall end it")]
+
+mod fake;
+mod records;
+
+mod live;
+mod loops;

@@ -1,0 +1,110 @@
+use std::error::Error as _;
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+use tailwater_sinks_search::{Client, SearchConfig, SearchSink, SearchWriter};
+use tailwater_sinks_worker::{Committed, Sink, SinkError, SourceRecord, TopicPartition, Writer};
+use tailwater_topics_contract::{BulkSpec, PipelineName, SearchSpec};
+
+pub(crate) fn pipeline() -> PipelineName {
+    "market".parse().unwrap()
+}
+
+pub(crate) fn partition() -> TopicPartition {
+    TopicPartition { topic: "product_documents.cdc".parse().unwrap(), partition: 0 }
+}
+
+pub(crate) fn spec(alias: &str) -> SearchSpec {
+    let mapping = json!({"mappings": {"dynamic": "strict", "properties": {
+        "id": {"type": "long"},
+        "name": {"type": "text"},
+        "price": {"type": "scaled_float", "scaling_factor": 100},
+        "big": {"type": "long"},
+    }}});
+    let bulk = BulkSpec { bytes: 8 << 20, operations: 2000, age_ms: 500 };
+    SearchSpec { alias: alias.to_owned(), mapping, bulk }
+}
+
+pub(crate) fn client(url: &str) -> Client {
+    Client::new(SearchConfig { url: url.to_owned(), user: None, password: None }).unwrap()
+}
+
+pub(crate) async fn open(sink: &SearchSink) -> SearchWriter {
+    sink.open(&partition(), None).await.unwrap().0
+}
+
+pub(crate) fn committed() -> Committed {
+    Committed { offset: 7, metadata: String::new() }
+}
+
+fn record(offset: i64, id: i64, value: &Value) -> SourceRecord {
+    SourceRecord {
+        offset,
+        timestamp_ms: 0,
+        key: Some(Bytes::from(format!("{{\"id\":{id}}}"))),
+        value: Some(Bytes::from(value.to_string())),
+        headers: Vec::new(),
+    }
+}
+
+fn change(op: &str, after: &Value, seq: u64) -> Value {
+    json!({
+        "before": null, "after": after, "op": op, "ts_ms": 2,
+        "source": {"schema": "catalog", "table": "product_documents", "seq": seq},
+    })
+}
+
+/// The row with this id now has this name.
+pub(crate) fn put(seq: u64, id: i64, name: &str) -> SourceRecord {
+    row(seq, id, &json!({"id": id, "name": name}))
+}
+
+pub(crate) fn row(seq: u64, id: i64, after: &Value) -> SourceRecord {
+    record(seq.cast_signed(), id, &change("u", after, seq))
+}
+
+pub(crate) fn delete(seq: u64, id: i64) -> SourceRecord {
+    record(seq.cast_signed(), id, &change("d", &Value::Null, seq))
+}
+
+pub(crate) fn truncate(seq: u64) -> SourceRecord {
+    let mut record = record(seq.cast_signed(), 0, &change("t", &Value::Null, seq));
+    record.key = Some(Bytes::from_static(b"{}"));
+    record
+}
+
+pub(crate) fn tombstone(offset: i64, id: i64) -> SourceRecord {
+    SourceRecord { value: None, ..record(offset, id, &Value::Null) }
+}
+
+pub(crate) fn push_all(writer: &mut SearchWriter, records: impl IntoIterator<Item = SourceRecord>) {
+    for record in records {
+        writer.push(record).unwrap();
+    }
+}
+
+/// The whole chain of an error, as a log would show it.
+pub(crate) fn chain(error: &SinkError) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}
+
+#[track_caller]
+pub(crate) fn assert_transient<T: std::fmt::Debug>(result: Result<T, SinkError>, word: &str) {
+    let error = result.unwrap_err();
+    assert!(matches!(error, SinkError::Transient(_)), "{error:?}");
+    assert!(chain(&error).contains(word), "`{word}` is not in: {}", chain(&error));
+}
+
+#[track_caller]
+pub(crate) fn assert_definite<T: std::fmt::Debug>(result: Result<T, SinkError>, word: &str) {
+    let error = result.unwrap_err();
+    assert!(matches!(error, SinkError::Definite(_)), "{error:?}");
+    assert!(chain(&error).contains(word), "`{word}` is not in: {}", chain(&error));
+}
