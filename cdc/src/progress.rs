@@ -1,0 +1,386 @@
+//! How far the pipeline is, and the only place from which the slot is confirmed.
+//!
+//! ```text
+//!  batch ──┐
+//!          ├─▶ one Kafka transaction ──committed──▶ on_committed ──▶ Durable ──▶ status update ──▶ slot
+//!  record ─┘                                        (nobody else can set it)
+//! ```
+//!
+//! * The record goes into the same Kafka transaction as the data, so the two cannot disagree.
+//! * `position` is the end LSN of the last Postgres transaction whose changes are all durable. A transaction of
+//!   which only a part is durable stands in `in_flight`; the server sends it again from its beginning and we
+//!   skip by ordinal.
+//! * A keepalive's position is confirmed only after it was written here. Otherwise the slot could be ahead of
+//!   us, and that is how we recognise a slot that somebody else moved.
+//! * Position zero is a first start that has announced itself and not finished.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde::{Deserialize, Serialize};
+use tailwater_topics_contract::{Lsn, PipelineName, Position, Seq, TopicName};
+
+use crate::capture::Resume;
+use crate::config::Config;
+use crate::publish;
+
+/// The key of the progress record.
+pub const KEY: &[u8] = b"progress";
+
+/// The only version of the record so far.
+const VERSION: u32 = 1;
+
+/// Next offsets per partition of each topic, as far as deliveries have told; -1 is unknown.
+pub type Ends = BTreeMap<TopicName, Vec<i64>>;
+
+/// One progress record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// The version of this form.
+    pub version: u32,
+    /// Whose progress it is.
+    pub pipeline: PipelineName,
+    /// The epoch of `seq`.
+    pub epoch: u16,
+    /// The last sequence number used.
+    pub seq: u64,
+    /// Everything that committed before this is durable; zero during the very first start.
+    pub position: Lsn,
+    /// The transaction of which a part is durable.
+    pub in_flight: Option<InFlight>,
+    /// The slot.
+    pub slot: String,
+    /// `system_identifier` of the database cluster.
+    pub system_id: String,
+    /// Its timeline.
+    pub timeline: u32,
+    /// What the stream was asked for; ordinals can be compared only between equal options.
+    pub options: String,
+    /// Where each topic ended at least.
+    pub ends: Ends,
+    /// When this was written, in milliseconds since 1970.
+    pub at_ms: i64,
+}
+
+/// A transaction of which a part is durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InFlight {
+    /// Its commit LSN.
+    pub commit_lsn: Lsn,
+    /// The first ordinal that is not durable.
+    pub next_ordinal: u64,
+}
+
+/// A progress record that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Not what this version writes.
+    #[error("the progress record cannot be read")]
+    Malformed(#[source] serde_json::Error),
+    /// Written by a newer version.
+    #[error("the progress record has version {version}; this program reads version {VERSION}")]
+    Version {
+        /// The version it has.
+        version: u32,
+    },
+    /// A sequence number out of range.
+    #[error("the progress record has sequence {seq}, which is out of range")]
+    Seq {
+        /// The number.
+        seq: u64,
+    },
+}
+
+impl Record {
+    /// The announcement of a first start: nothing was read yet, and the slot may or may not exist.
+    pub fn first(pipeline: &PipelineName, system_id: &str, timeline: u32, options: &str) -> Self {
+        let seq = Seq::new(1, 0).expect("the first epoch is in range");
+        Self {
+            version: VERSION,
+            pipeline: pipeline.clone(),
+            epoch: seq.epoch(),
+            seq: seq.get(),
+            position: Lsn::ZERO,
+            in_flight: None,
+            slot: pipeline.slot(),
+            system_id: system_id.to_owned(),
+            timeline,
+            options: options.to_owned(),
+            ends: Ends::new(),
+            at_ms: 0,
+        }
+    }
+
+    /// The bytes stored.
+    pub fn encode(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("text keys and plain values always encode")
+    }
+
+    /// Reads what [`Self::encode`] wrote.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Error> {
+        #[derive(Deserialize)]
+        struct Head {
+            version: u32,
+        }
+        let head: Head = serde_json::from_slice(bytes).map_err(Error::Malformed)?;
+        if head.version != VERSION {
+            return Err(Error::Version { version: head.version });
+        }
+        let record: Self = serde_json::from_slice(bytes).map_err(Error::Malformed)?;
+        match Seq::from_stored(record.seq) {
+            Some(_) => Ok(record),
+            None => Err(Error::Seq { seq: record.seq }),
+        }
+    }
+
+    /// Where to go on.
+    pub fn resume(&self) -> Resume {
+        Resume {
+            seq: Seq::from_stored(self.seq).expect("checked when it was decoded"),
+            position: self.position,
+            in_flight: self.in_flight.map(|in_flight| Position {
+                commit_lsn: in_flight.commit_lsn,
+                ordinal: in_flight.next_ordinal,
+            }),
+        }
+    }
+}
+
+/// What is durable, as the status updates say it. Read by everybody, set by [`Progress`] alone.
+#[derive(Debug, Default)]
+pub struct Durable(AtomicU64);
+
+impl Durable {
+    /// Everything that committed before this is in Kafka and in the progress record.
+    pub fn get(&self) -> Lsn {
+        Lsn(self.0.load(Ordering::Acquire))
+    }
+
+    fn set(&self, lsn: Lsn) {
+        self.0.fetch_max(lsn.0, Ordering::AcqRel);
+    }
+}
+
+/// How long an idle stream's position may stay unwritten.
+const IDLE_WRITE_MS: i64 = 10_000;
+
+/// The same when the server asks for an answer, as it does in a loop while it shuts down.
+const ASKED_WRITE_MS: i64 = 1_000;
+
+/// The state between records.
+#[derive(Debug)]
+pub struct Progress {
+    /// As last committed.
+    record: Record,
+    durable: Arc<Durable>,
+    /// A keepalive's position, later than anything before it in the stream.
+    idle: Lsn,
+    /// The server waits for an answer to `idle`.
+    asked: bool,
+}
+
+impl Progress {
+    /// Goes on from a committed record.
+    pub fn new(record: Record) -> Self {
+        let durable = Arc::new(Durable::default());
+        durable.set(record.position);
+        let idle = record.position;
+        Self { record, durable, idle, asked: false }
+    }
+
+    /// What the status updates read.
+    pub fn durable(&self) -> Arc<Durable> {
+        Arc::clone(&self.durable)
+    }
+
+    /// As last committed.
+    pub fn record(&self) -> &Record {
+        &self.record
+    }
+
+    /// The server has sent everything before `wal_end`. Within a transaction that says nothing, because the
+    /// transaction itself is not finished.
+    pub fn on_keepalive(&mut self, wal_end: Lsn, reply: bool, inside_transaction: bool) {
+        if !inside_transaction && wal_end >= self.idle {
+            self.idle = wal_end;
+            self.asked |= reply;
+        }
+    }
+
+    /// Whether the position of an idle stream should be written now although there is no data. `at` is where
+    /// the capture stands.
+    pub fn is_due(&self, at: &Resume, now_ms: i64) -> bool {
+        let wait = if self.asked { ASKED_WRITE_MS } else { IDLE_WRITE_MS };
+        // A clock that was set back must not hold the slot for longer than the set-back itself.
+        let since = now_ms.saturating_sub(self.record.at_ms);
+        self.is_ahead(at) && !(0..wait).contains(&since)
+    }
+
+    /// Whether there is a position to write at all.
+    pub fn is_ahead(&self, at: &Resume) -> bool {
+        at.position.max(self.idle) > self.record.position
+    }
+
+    /// The record to put into the open Kafka transaction, beside everything captured up to `at`.
+    pub fn next(&self, at: &Resume, ends: Ends, now_ms: i64) -> Record {
+        Record {
+            epoch: at.seq.epoch(),
+            seq: at.seq.get(),
+            position: at.position.max(self.idle),
+            in_flight: at.in_flight.map(|position| InFlight {
+                commit_lsn: position.commit_lsn,
+                next_ordinal: position.ordinal,
+            }),
+            ends: merged(&self.record.ends, ends),
+            at_ms: now_ms,
+            ..self.record.clone()
+        }
+    }
+
+    /// The Kafka transaction that holds this record is committed: from now on the slot may forget.
+    pub fn on_committed(&mut self, record: Record) {
+        self.durable.set(record.position);
+        self.record = record;
+        self.asked = false;
+    }
+}
+
+/// What is known now, and for the rest what was known before.
+fn merged(before: &Ends, mut now: Ends) -> Ends {
+    for (topic, before) in before {
+        let now = now.entry(topic.clone()).or_default();
+        if now.len() < before.len() {
+            now.resize(before.len(), -1);
+        }
+        for (now, before) in now.iter_mut().zip(before) {
+            *now = (*now).max(*before);
+        }
+    }
+    now
+}
+
+/// The last committed progress of a pipeline, for people to look at; `None` before its first start.
+pub async fn read(config: &Config) -> Result<Option<Record>, crate::Error> {
+    let (kafka, topic) = (config.kafka.clone(), config.pipeline.progress_topic());
+    let read = move || publish::kafka::last_value(&kafka, &topic);
+    let value = tokio::task::spawn_blocking(read).await.map_err(|_| crate::Error::Panicked)??;
+    Ok(value.map(|value| Record::decode(&value)).transpose()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn record() -> Record {
+        let mut record =
+            Record::first(&"market".parse().expect("a name"), "7012", 1, "proto_version=1");
+        record.position = Lsn(100);
+        record
+    }
+
+    fn at(n: u64, position: u64, in_flight: Option<(u64, u64)>) -> Resume {
+        Resume {
+            seq: Seq::new(1, n).expect("in range"),
+            position: Lsn(position),
+            in_flight: in_flight
+                .map(|(commit, ordinal)| Position { commit_lsn: Lsn(commit), ordinal }),
+        }
+    }
+
+    #[test]
+    fn a_record_has_the_documented_form() {
+        let mut record = record();
+        record.in_flight = Some(InFlight { commit_lsn: Lsn(7), next_ordinal: 3 });
+        record.ends.insert("orders.events".parse().expect("a name"), vec![12, -1]);
+        record.at_ms = 5;
+        let text = String::from_utf8(record.encode()).expect("text");
+        assert_eq!(
+            text,
+            r#"{"version":1,"pipeline":"market","epoch":1,"seq":17592186044416,"position":"0/64","in_flight":{"commit_lsn":"0/7","next_ordinal":3},"slot":"tailwater_market","system_id":"7012","timeline":1,"options":"proto_version=1","ends":{"orders.events":[12,-1]},"at_ms":5}"#
+        );
+        assert_eq!(Record::decode(text.as_bytes()).expect("it reads"), record);
+    }
+
+    #[test]
+    fn a_record_of_another_version_is_refused() {
+        let text = String::from_utf8(record().encode()).expect("text");
+        let newer = text.replace(r#""version":1"#, r#""version":2"#);
+        assert!(matches!(Record::decode(newer.as_bytes()), Err(Error::Version { version: 2 })));
+        assert!(Record::decode(b"{}").is_err());
+        let large = text.replace("17592186044416", "9007199254740992");
+        assert!(matches!(Record::decode(large.as_bytes()), Err(Error::Seq { .. })));
+    }
+
+    #[test]
+    fn a_keepalive_is_confirmed_only_after_it_was_written() {
+        let mut progress = Progress::new(record());
+        let here = at(0, 100, None);
+        progress.on_keepalive(Lsn(200), false, false);
+        assert_eq!(progress.durable().get(), Lsn(100));
+        assert!(progress.is_ahead(&here));
+        let next = progress.next(&here, Ends::new(), 1);
+        assert_eq!(next.position, Lsn(200));
+        assert_eq!(progress.durable().get(), Lsn(100));
+        progress.on_committed(next);
+        assert_eq!(progress.durable().get(), Lsn(200));
+    }
+
+    #[test]
+    fn a_keepalive_within_a_transaction_says_nothing() {
+        let mut progress = Progress::new(record());
+        progress.on_keepalive(Lsn(200), true, true);
+        assert!(!progress.is_ahead(&at(0, 100, None)));
+    }
+
+    #[test]
+    fn a_part_of_a_transaction_never_takes_the_position_back() {
+        let mut progress = Progress::new(record());
+        progress.on_keepalive(Lsn(200), false, false);
+        let next = progress.next(&at(5, 100, Some((250, 5))), Ends::new(), 1);
+        progress.on_committed(next);
+        let next = progress.next(&at(9, 100, Some((250, 9))), Ends::new(), 2);
+        assert_eq!(next.position, Lsn(200));
+        assert_eq!(next.in_flight, Some(InFlight { commit_lsn: Lsn(250), next_ordinal: 9 }));
+    }
+
+    #[test]
+    fn an_end_once_known_stays_known() {
+        let topic = |name: &str| name.parse().expect("a name");
+        let ends = |ends: &[(&str, &[i64])]| -> Ends {
+            ends.iter().map(|(name, ends)| (topic(name), ends.to_vec())).collect()
+        };
+        let progress =
+            Progress::new(Record { ends: ends(&[("a", &[5, 7]), ("b", &[1])]), ..record() });
+        let next = progress.next(&at(0, 100, None), ends(&[("a", &[9]), ("c", &[2])]), 1);
+        assert_eq!(next.ends, ends(&[("a", &[9, 7]), ("b", &[1]), ("c", &[2])]));
+    }
+
+    #[test]
+    fn an_idle_position_is_written_every_ten_seconds_and_at_once_when_asked() {
+        let mut progress = Progress::new(Record { at_ms: 1_000_000, ..record() });
+        let here = at(0, 100, None);
+        progress.on_keepalive(Lsn(200), false, false);
+        assert!(!progress.is_due(&here, 1_009_999));
+        assert!(progress.is_due(&here, 1_010_000));
+        assert!(progress.is_due(&here, 999_999), "a clock set back");
+        progress.on_keepalive(Lsn(200), true, false);
+        assert!(progress.is_due(&here, 1_001_000));
+    }
+
+    proptest! {
+        #[test]
+        fn what_it_writes_it_reads(
+            position: u64, seq in 0_u64..(1 << 53), flight: Option<(u64, u64)>, at_ms: i64,
+        ) {
+            let in_flight = flight.map(|(commit, next_ordinal)| InFlight {
+                commit_lsn: Lsn(commit),
+                next_ordinal,
+            });
+            let record = Record { position: Lsn(position), seq, in_flight, at_ms, ..record() };
+            prop_assert_eq!(Record::decode(&record.encode()).expect("it reads"), record);
+        }
+    }
+}

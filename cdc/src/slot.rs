@@ -1,0 +1,187 @@
+//! The server's side of the story: which cluster it is and what it keeps for us.
+
+use std::time::Duration;
+
+use tailwater_topics_contract::Lsn;
+
+use crate::stream::{Connection, Error, Row, quote_identifier, quote_literal};
+
+/// Creating a slot waits for every transaction that is already running.
+const CREATE_WAIT: Duration = Duration::from_secs(600);
+
+/// What a server says of itself and of one slot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// `system_identifier` of the cluster.
+    pub system_id: String,
+    /// Its current timeline.
+    pub timeline: u32,
+    /// How far its WAL is written.
+    pub wal_end: Lsn,
+    /// Milliseconds after which it drops a reader that does not answer; 0 is never.
+    pub wal_sender_timeout_ms: u64,
+    /// The slot, if it exists.
+    pub slot: Option<Slot>,
+}
+
+/// A row of `pg_replication_slots`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slot {
+    /// Output plugin; empty for a physical slot.
+    pub plugin: String,
+    /// The database it decodes; empty for a physical slot.
+    pub database: String,
+    /// The server process that reads it now.
+    pub active_pid: Option<u32>,
+    /// `reserved`, `extended`, `unreserved` or `lost`.
+    pub wal_status: String,
+    /// Oldest WAL it keeps.
+    pub restart_lsn: Option<Lsn>,
+    /// What it was told to forget.
+    pub confirmed_flush: Option<Lsn>,
+}
+
+/// Where the timelines before the current one ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct History(Vec<(u32, Lsn)>);
+
+impl History {
+    /// Reads a timeline history file: `parent timeline, switch point, reason` on each line.
+    pub fn parse(text: &str) -> Self {
+        let line = |line: &str| {
+            let mut fields = line.split_whitespace();
+            Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
+        };
+        Self(text.lines().filter_map(line).collect())
+    }
+
+    /// Where a timeline ended; `None` when it is not an ancestor.
+    pub fn end_of(&self, timeline: u32) -> Option<Lsn> {
+        self.0.iter().find(|(parent, _)| *parent == timeline).map(|(_, end)| *end)
+    }
+}
+
+/// Asks the server who it is and what it holds under the slot's name.
+pub async fn inspect(connection: &mut Connection, slot: &str) -> Result<Server, Error> {
+    let system = one(connection, "IDENTIFY_SYSTEM").await?;
+    let timeout = one(
+        connection,
+        "SELECT setting FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'",
+    )
+    .await?;
+    let server = Server {
+        system_id: text(connection, &system, 0)?,
+        timeline: number(connection, &system, 1)?,
+        wal_end: number(connection, &system, 2)?,
+        wal_sender_timeout_ms: number(connection, &timeout, 0)?,
+        slot: None,
+    };
+    Ok(Server { slot: find(connection, slot).await?, ..server })
+}
+
+/// The row of a slot, if it exists.
+pub async fn find(connection: &mut Connection, slot: &str) -> Result<Option<Slot>, Error> {
+    let sql = format!(
+        "SELECT plugin, database, active_pid, wal_status, restart_lsn, confirmed_flush_lsn \
+         FROM pg_catalog.pg_replication_slots WHERE slot_name = {}",
+        quote_literal(slot)
+    );
+    let rows = connection.query(&sql).await?;
+    Ok(rows.first().map(|row| {
+        let text = |column| row.get(column).unwrap_or_default().to_owned();
+        let lsn = |column| row.get(column).and_then(|lsn| lsn.parse().ok());
+        Slot {
+            plugin: text(0),
+            database: text(1),
+            active_pid: row.get(2).and_then(|pid| pid.parse().ok()),
+            wal_status: text(3),
+            restart_lsn: lsn(4),
+            confirmed_flush: lsn(5),
+        }
+    }))
+}
+
+/// The timelines that led to this one.
+pub async fn history(connection: &mut Connection, timeline: u32) -> Result<History, Error> {
+    let row = one(connection, &format!("TIMELINE_HISTORY {timeline}")).await?;
+    Ok(History::parse(row.get(1).unwrap_or_default()))
+}
+
+/// Creates the slot and looks, in the very snapshot at which it begins, for tables that hold rows. Answers the
+/// position at which the slot begins and the first such table. When nobody wants to know, pass no tables.
+pub async fn create(
+    connection: &mut Connection,
+    slot: &str,
+    tables: &[String],
+) -> Result<(Lsn, Option<String>), Error> {
+    let name = quote_identifier(slot);
+    connection.query("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+    let sql = format!("CREATE_REPLICATION_SLOT {name} LOGICAL pgoutput USE_SNAPSHOT");
+    let created = connection.query_within(&sql, CREATE_WAIT).await?;
+    let row = created.into_iter().next();
+    let row = row.ok_or_else(|| missing(connection, "CREATE_REPLICATION_SLOT"))?;
+    let begins = number(connection, &row, 1)?;
+    let filled = first_filled(connection, tables).await?;
+    connection.query("COMMIT").await?;
+    Ok((begins, filled))
+}
+
+/// The first of these quoted tables that holds a row.
+pub async fn first_filled(
+    connection: &mut Connection,
+    tables: &[String],
+) -> Result<Option<String>, Error> {
+    for table in tables {
+        let row = one(connection, &format!("SELECT EXISTS (SELECT FROM {table})")).await?;
+        if row.get(0) == Some("t") {
+            return Ok(Some(table.clone()));
+        }
+    }
+    Ok(None)
+}
+
+/// Drops a slot that nobody reads.
+pub async fn drop(connection: &mut Connection, slot: &str) -> Result<(), Error> {
+    let sql = format!("DROP_REPLICATION_SLOT {}", quote_identifier(slot));
+    connection.query(&sql).await.map(|_| ())
+}
+
+async fn one(connection: &mut Connection, sql: &str) -> Result<Row, Error> {
+    let rows = connection.query(sql).await?;
+    rows.into_iter().next().ok_or_else(|| missing(connection, sql))
+}
+
+fn missing(connection: &Connection, sql: &str) -> Error {
+    protocol(connection, format!("no row for `{sql}`"))
+}
+
+fn text(connection: &Connection, row: &Row, column: usize) -> Result<String, Error> {
+    let value = row.get(column).map(str::to_owned);
+    value.ok_or_else(|| protocol(connection, format!("nothing in column {column}")))
+}
+
+fn number<T: std::str::FromStr>(
+    connection: &Connection,
+    row: &Row,
+    column: usize,
+) -> Result<T, Error> {
+    let value = text(connection, row, column)?;
+    value.parse().map_err(|_| protocol(connection, format!("`{value}` where a number was due")))
+}
+
+fn protocol(connection: &Connection, problem: String) -> Error {
+    Error::Protocol { address: connection.address().to_owned(), problem }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_history_tells_where_each_timeline_ended() {
+        let history = History::parse("1\t0/5000098\tno recovery target\n\n2\t1/A0\tbefore x\n");
+        assert_eq!(history.end_of(1), Some(Lsn(0x500_0098)));
+        assert_eq!(history.end_of(2), Some(Lsn(0x1_0000_00A0)));
+        assert_eq!(history.end_of(3), None);
+    }
+}

@@ -1,0 +1,124 @@
+//! Opens a session: parameters, then the password exchange.
+
+use bytes::BytesMut;
+use fallible_iterator::FallibleIterator;
+use postgres_protocol::authentication::md5_hash;
+use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
+use postgres_protocol::message::backend::Message;
+use postgres_protocol::message::frontend;
+
+use super::Error;
+use super::connection::{Mode, Wire};
+use crate::config::PostgresConfig;
+
+/// What the text of values depends on. A role or a database may have other defaults.
+const PINNED: [(&str, &str); 6] = [
+    ("client_encoding", "UTF8"),
+    ("DateStyle", "ISO, MDY"),
+    ("IntervalStyle", "iso_8601"),
+    ("TimeZone", "UTC"),
+    ("bytea_output", "hex"),
+    ("extra_float_digits", "3"),
+];
+
+/// Sends the start-up message, proves who we are and waits until the server takes commands.
+pub(super) async fn start(
+    wire: &mut Wire,
+    config: &PostgresConfig,
+    application: &str,
+    mode: Mode,
+) -> Result<(), Error> {
+    let mut parameters = vec![
+        ("user", config.user.as_str()),
+        ("database", config.database.as_str()),
+        ("application_name", application),
+    ];
+    parameters.extend(PINNED);
+    if mode == Mode::Replication {
+        parameters.push(("replication", "database"));
+        // A role's time limits are meant for its queries, not for a stream that never ends.
+        parameters.push(("statement_timeout", "0"));
+        parameters.push(("lock_timeout", "0"));
+        parameters.push(("idle_in_transaction_session_timeout", "0"));
+    }
+    let mut out = BytesMut::new();
+    wire.built(frontend::startup_message(parameters, &mut out))?;
+    wire.send(&out).await?;
+    authenticate(wire, config).await?;
+    loop {
+        match wire.receive().await? {
+            Message::ReadyForQuery(_) => return Ok(()),
+            Message::ParameterStatus(_)
+            | Message::BackendKeyData(_)
+            | Message::NoticeResponse(_) => {}
+            Message::ErrorResponse(body) => return Err(wire.refused(&body)),
+            _ => return Err(wire.protocol("an unexpected message before it was ready")),
+        }
+    }
+}
+
+async fn authenticate(wire: &mut Wire, config: &PostgresConfig) -> Result<(), Error> {
+    let password = || {
+        config.password.as_ref().map(|password| password.expose().as_bytes()).ok_or_else(|| {
+            Error::NoPassword { address: config.address(), user: config.user.clone() }
+        })
+    };
+    loop {
+        let mut out = BytesMut::new();
+        match wire.receive().await? {
+            Message::AuthenticationOk => return Ok(()),
+            Message::AuthenticationCleartextPassword => {
+                wire.built(frontend::password_message(password()?, &mut out))?;
+                wire.send(&out).await?;
+            }
+            Message::AuthenticationMd5Password(body) => {
+                let hash = md5_hash(config.user.as_bytes(), password()?, body.salt());
+                wire.built(frontend::password_message(hash.as_bytes(), &mut out))?;
+                wire.send(&out).await?;
+            }
+            Message::AuthenticationSasl(body) => {
+                let mut offered = body.mechanisms();
+                let mut ours = false;
+                while let Some(name) = wire.built(offered.next())? {
+                    ours |= name == SCRAM_SHA_256;
+                }
+                if !ours {
+                    return Err(wire.method("a SASL mechanism other than SCRAM-SHA-256"));
+                }
+                scram(wire, password()?).await?;
+            }
+            Message::AuthenticationGss | Message::AuthenticationSspi => {
+                return Err(wire.method("GSSAPI or SSPI"));
+            }
+            Message::AuthenticationKerberosV5 => return Err(wire.method("Kerberos 5")),
+            Message::ErrorResponse(body) => return Err(wire.refused(&body)),
+            _ => return Err(wire.protocol("an unexpected message while authenticating")),
+        }
+    }
+}
+
+/// Both sides prove that they know the password, and neither sends it.
+async fn scram(wire: &mut Wire, password: &[u8]) -> Result<(), Error> {
+    let failed = |wire: &Wire, source| Error::Scram { address: wire.address().to_owned(), source };
+    let mut exchange = ScramSha256::new(password, ChannelBinding::unsupported());
+    let mut out = BytesMut::new();
+    wire.built(frontend::sasl_initial_response(SCRAM_SHA_256, exchange.message(), &mut out))?;
+    wire.send(&out).await?;
+    match wire.receive().await? {
+        Message::AuthenticationSaslContinue(body) => {
+            exchange.update(body.data()).map_err(|source| failed(wire, source))?;
+        }
+        Message::ErrorResponse(body) => return Err(wire.refused(&body)),
+        _ => return Err(wire.protocol("no challenge in the password exchange")),
+    }
+    out.clear();
+    wire.built(frontend::sasl_response(exchange.message(), &mut out))?;
+    wire.send(&out).await?;
+    match wire.receive().await? {
+        Message::AuthenticationSaslFinal(body) => {
+            exchange.finish(body.data()).map_err(|source| failed(wire, source))
+        }
+        Message::ErrorResponse(body) => Err(wire.refused(&body)),
+        _ => Err(wire.protocol("no proof in the password exchange")),
+    }
+}
