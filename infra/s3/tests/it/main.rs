@@ -5,6 +5,7 @@
 mod world;
 
 mod conditions;
+mod crash;
 mod integrity;
 mod listing;
 mod multipart;
