@@ -1,1 +1,52 @@
-//! Stub.
+//! Postgres to Kafka, exactly once.
+//!
+//! ```text
+//!  Postgres ──WAL──▶ stream ──bounded bytes──▶ reader ──▶ capture ──▶ batch ──▶ publish ──▶ Kafka
+//!                      ▲                                                            │ committed
+//!                      └── status: durable LSN ◀──────────── progress ◀─────────────┘
+//! ```
+//!
+//! * The slot is confirmed from [`progress`] and from nowhere else, and only up to what a committed progress record
+//!   holds.
+//! * Status replies do not wait for the data path, so a slow broker never looks like a dead reader.
+//! * Every unclear outcome ends the process with its own code; the next start reads what happened.
+#![deny(unsafe_code)]
+
+/// What a reader is told: source, brokers, limits.
+pub mod config;
+/// What is wrong before or at the start, and the statement that mends it.
+pub mod preflight;
+/// The slot: found, created, looked at.
+pub mod slot;
+/// Whether the reader may begin, decided from facts (pure).
+pub mod start;
+/// The replication connection: frames in, status out.
+pub mod stream;
+/// Messages of the stream, decoded in place (pure).
+pub mod pgoutput;
+/// The text of a value as JSON (pure).
+pub mod value;
+/// Rows as JSON, by a plan compiled per relation (pure).
+pub mod encode;
+/// Outbox rows as events (pure).
+pub mod outbox;
+/// Which relation goes where (pure).
+pub mod route;
+/// Records on their way, in one arena (pure).
+pub mod batch;
+/// One message in, records out (pure).
+pub mod capture;
+/// Where records go, a transaction at a time.
+pub mod publish;
+/// How far it is durable, and so what the slot may forget.
+pub mod progress;
+/// The loop.
+pub mod reader;
+/// What can go wrong, with codes.
+pub mod error;
+/// Names of metrics.
+pub mod metrics;
+
+pub use config::Config;
+pub use error::Error;
+pub use reader::run;

@@ -26,13 +26,14 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::batch::Batch;
-use crate::capture::{Capture, SourceName, Step};
+use crate::capture::{self, Capture, SourceName, Step};
 use crate::config::{Config, Limits};
 use crate::error::Error;
-use crate::preflight::{self, Declared, Severity};
+use crate::preflight::{self, Declared, Finding, Severity};
 use crate::progress::{Progress, Record};
 use crate::publish::Publisher;
 use crate::publish::kafka::{self, End, Kafka};
+use crate::route::RouteError;
 use crate::slot::{self, Server};
 use crate::start::{self, Ours, Start, Stop};
 use crate::stream::{
@@ -52,6 +53,14 @@ const SETTLED: Duration = Duration::from_secs(30);
 
 /// Between two looks at a slot that another connection reads.
 const SLOT_LOOK: Duration = Duration::from_millis(500);
+
+/// How long registrations and publications may disagree before the start is refused, and between two looks.
+const SETTLE_WAIT: Duration = Duration::from_secs(15);
+const SETTLE_LOOK: Duration = Duration::from_secs(1);
+
+/// How often in a row a table without a topic may stop the stream before it stops for good: its registration
+/// may be on the way.
+const UNDECLARED_MAX: u32 = 5;
 
 /// Bytes of records gathered before they are handed to the publisher, so that sending overlaps with decoding.
 const HAND_OVER: usize = 128 << 10;
@@ -85,12 +94,17 @@ pub async fn run(
             Err(error) => error,
         };
         health.not_ready(PART, explain(&error));
-        if error.class() != ErrorClass::Transient {
-            return Err(error);
-        }
         if began.elapsed() >= SETTLED {
             backoff.reset();
             attempt = 0;
+        }
+        let on_the_way = attempt < UNDECLARED_MAX
+            && matches!(
+                &error,
+                Error::Capture(capture::Error::Route(RouteError::Undeclared { .. }))
+            );
+        if error.class() != ErrorClass::Transient && !on_the_way {
+            return Err(error);
         }
         attempt += 1;
         let wait = backoff.next().unwrap_or(RETRY.1);
@@ -244,8 +258,6 @@ async fn begin(
             std::future::pending::<()>().await;
         }
     }
-    let registered = registrations.borrow_and_update().clone();
-    let declared = Declared::in_registrations(&registered);
     let slot = config.pipeline.slot();
 
     // Fencing ends a reader that works. So first a look whether one does; if so, this is the one too many.
@@ -253,7 +265,7 @@ async fn begin(
     let mut connection =
         Connection::open(&config.postgres, &application, Mode::Replication).await?;
     wait_for_slot(config, &mut connection, health).await?;
-    preflight(config, &declared).await?;
+    let (registered, declared) = preflight(config, registrations).await?;
 
     let mut publisher = fence(config, &registered, stop).await?;
     let (kafka, topic) = (config.kafka.clone(), config.pipeline.progress_topic());
@@ -319,8 +331,34 @@ fn options(config: &Config) -> String {
     format!("proto_version=1;publications={}", publications(config).join(","))
 }
 
-async fn preflight(config: &Config, declared: &Declared) -> Result<(), Error> {
-    let mut findings = preflight::look(config, declared).await?;
+/// Looks the database over. Registrations arrive one by one while somebody applies a catalog, so what is missing
+/// now may be there in a moment. Answers what is registered once nothing is wrong.
+async fn preflight(
+    config: &Config,
+    registrations: &mut watch::Receiver<Registrations>,
+) -> Result<(Registrations, Declared), Error> {
+    let began = Instant::now();
+    loop {
+        let registered = registrations.borrow_and_update().clone();
+        let declared = Declared::in_registrations(&registered);
+        let mut findings = preflight::look(config, &declared).await?;
+        if began.elapsed() < SETTLE_WAIT
+            && findings.iter().any(|finding| finding.severity == Severity::Error)
+        {
+            sleep(SETTLE_LOOK).await;
+            continue;
+        }
+        warn(&mut findings);
+        return if findings.is_empty() {
+            Ok((registered, declared))
+        } else {
+            Err(Error::Preflight(findings))
+        };
+    }
+}
+
+/// Logs the warnings and leaves the errors.
+fn warn(findings: &mut Vec<Finding>) {
     for warning in findings.extract_if(.., |finding| finding.severity == Severity::Warning) {
         tracing::warn!(
             code = warning.code,
@@ -330,7 +368,6 @@ async fn preflight(config: &Config, declared: &Declared) -> Result<(), Error> {
             warning.remedy
         );
     }
-    if findings.is_empty() { Ok(()) } else { Err(Error::Preflight(findings)) }
 }
 
 /// Runs what blocks where blocking is allowed.
@@ -483,6 +520,8 @@ pub struct Pipeline<P> {
     clock: fn() -> i64,
     open: Open,
     wal_end: Lsn,
+    /// Not taken yet.
+    registered: Option<Registrations>,
 }
 
 /// What the open Kafka transaction holds, handed over or still in the batch.
@@ -517,6 +556,7 @@ impl<P: Publisher> Pipeline<P> {
             clock,
             open: Open::default(),
             wal_end: Lsn::ZERO,
+            registered: None,
         }
     }
 
@@ -539,9 +579,7 @@ impl<P: Publisher> Pipeline<P> {
                     self.on_chunk(&chunk)?;
                     queue.done(chunk.len());
                 }
-                Ok(Input::Registrations(registrations)) => {
-                    self.capture.on_registrations(&registrations);
-                }
+                Ok(Input::Registrations(registrations)) => self.registered = Some(registrations),
                 Ok(Input::Wake) => {}
                 Err(RecvTimeoutError::Timeout) => self.on_quiet()?,
                 Err(RecvTimeoutError::Disconnected) => return self.drain(),
@@ -568,6 +606,7 @@ impl<P: Publisher> Pipeline<P> {
         let sent = self.open.send;
         let now_ms = (self.clock)();
         for frame in Frames::new(chunk) {
+            self.register()?;
             match frame {
                 Frame::Data { wal_end, body } => {
                     self.wal_end = self.wal_end.max(wal_end);
@@ -575,7 +614,9 @@ impl<P: Publisher> Pipeline<P> {
                 }
                 Frame::Keepalive { wal_end, reply } => {
                     self.wal_end = self.wal_end.max(wal_end);
-                    let inside = self.capture.is_inside_transaction();
+                    // A transaction that is half in Kafka is open too, even before it has come again.
+                    let inside = self.capture.is_inside_transaction()
+                        || self.capture.at().in_flight.is_some();
                     self.progress.on_keepalive(wal_end, reply, inside);
                 }
             }
@@ -585,6 +626,17 @@ impl<P: Publisher> Pipeline<P> {
             self.close()?;
         }
         Ok(())
+    }
+
+    /// Takes new registrations, between two Postgres transactions.
+    fn register(&mut self) -> Result<(), Error> {
+        if self.capture.is_inside_transaction() {
+            return Ok(());
+        }
+        match self.registered.take() {
+            Some(registrations) => Ok(self.capture.on_registrations(&registrations)?),
+            None => Ok(()),
+        }
     }
 
     fn on_data(&mut self, body: &[u8], now_ms: i64) -> Result<(), Error> {

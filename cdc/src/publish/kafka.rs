@@ -312,14 +312,14 @@ impl Publisher for Kafka {
         let mut last: Option<(TopicName, usize)> = None;
         for record in batch.records() {
             let index = match &last {
-                Some((name, index)) if name == record.topic => *index,
+                Some((name, index)) if name == record.topic() => *index,
                 _ => {
                     let next = self.topics.len();
-                    let index = *self.topics.entry(record.topic.clone()).or_insert(next);
+                    let index = *self.topics.entry(record.topic().clone()).or_insert(next);
                     if index == next {
                         self.producer.context().seen().ends.push(Vec::new());
                     }
-                    last = Some((record.topic.clone(), index));
+                    last = Some((record.topic().clone(), index));
                     index
                 }
             };
@@ -329,10 +329,10 @@ impl Publisher for Kafka {
                 headers = Some(into.insert(Header { key, value: Some(value) }));
             }
             let out = BaseRecord {
-                topic: record.topic.as_str(),
-                partition: record.partition,
-                payload: record.value,
-                key: record.key,
+                topic: record.topic().as_str(),
+                partition: record.partition(),
+                payload: record.value(),
+                key: record.key(),
                 timestamp: None,
                 headers,
                 delivery_opaque: index,

@@ -117,9 +117,9 @@ impl Publisher for Writer {
             return Err(Error::Fenced);
         }
         let records = batch.records().map(|record| Stored {
-            topic: record.topic.to_string(),
-            key: record.key.map(<[u8]>::to_vec),
-            value: record.value.map(<[u8]>::to_vec),
+            topic: record.topic().to_string(),
+            key: record.key().map(<[u8]>::to_vec),
+            value: record.value().map(<[u8]>::to_vec),
             headers: record
                 .headers()
                 .map(|(name, value)| (name.to_owned(), value.to_vec()))

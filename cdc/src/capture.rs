@@ -1,0 +1,448 @@
+//! The pure heart of the reader: one message in, records out.
+//!
+//! ```text
+//!  message ──▶ decode ──▶ transaction: begin, ordinals, commit ──▶ route ──▶ encode ──▶ batch
+//!                              │                                                └─ seq: one for each record
+//!                              └─▶ at(): what progress must say once the batch is durable
+//! ```
+//!
+//! * The ordinal counts every decoded change of a transaction before any filter of ours, so that a second decoding
+//!   gives the same numbers and a resume can skip exactly what is durable.
+//! * All records of one change (the delete, the tombstone and the create of a moved key) are added together, so
+//!   [`Capture::at`] never points between them.
+//! * Nothing passes silently: a change that has no place to go is an error.
+
+use std::collections::HashMap;
+
+use tailwater_topics_contract::{Lsn, PipelineName, Position, Registrations, Seq, TableName};
+
+use crate::batch::Batch;
+use crate::encode::{Images, Origin, RowError};
+use crate::outbox::{OutboxError, place_headers};
+use crate::pgoutput::{DecodeError, Message, Old, RelationMessage, Tuple, decode};
+use crate::route::{Route, RouteError, Routes, TableRoute};
+
+/// Names that go into every record.
+#[derive(Clone, Debug)]
+pub struct SourceName {
+    /// The pipeline.
+    pub pipeline: PipelineName,
+    /// The database.
+    pub database: String,
+}
+
+/// Where a reader stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resume {
+    /// The last number used.
+    pub seq: Seq,
+    /// End LSN of the last finished transaction.
+    pub position: Lsn,
+    /// The transaction of which a part is finished, and the next ordinal of it.
+    pub in_flight: Option<Position>,
+}
+
+/// What a message meant for the transaction around it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// A transaction is open.
+    Inside,
+    /// A transaction ended.
+    Committed {
+        /// Where its commit record is.
+        commit_lsn: Lsn,
+        /// Where its commit record ends.
+        end_lsn: Lsn,
+        /// Commit time, in microseconds since 1970.
+        commit_ts_us: i64,
+    },
+    /// No transaction is open.
+    Outside,
+}
+
+/// A stream that cannot be followed. Every one is definite: the same bytes would fail again.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Bytes that are no message.
+    #[error("the stream holds bytes that are not a message of pgoutput version 1")]
+    Decode(#[from] DecodeError),
+    /// A message in a place where it cannot be.
+    #[error("the stream holds a `{message}` message where none can be")]
+    Order {
+        /// Its kind.
+        message: &'static str,
+    },
+    /// A change of a relation that was not announced.
+    #[error("the stream holds a change of relation {oid}, which was not announced")]
+    Unannounced {
+        /// Its oid.
+        oid: u32,
+    },
+    /// A relation without a place to go.
+    #[error(transparent)]
+    Route(#[from] RouteError),
+    /// A row that cannot be written.
+    #[error(transparent)]
+    Row(#[from] RowError),
+    /// An outbox row that cannot be written.
+    #[error(transparent)]
+    Outbox(#[from] OutboxError),
+    /// An outbox is insert-only.
+    #[error(
+        "outbox table `{table}` was changed by something else than an insert; publish it with `publish = 'insert'`"
+    )]
+    OutboxChanged {
+        /// The table.
+        table: TableName,
+    },
+    /// A logical message, which has no route in this version.
+    #[error("a logical message with prefix `{prefix}` has no route")]
+    LogicalMessage {
+        /// Its prefix.
+        prefix: String,
+    },
+    /// The transaction of which a part is in Kafka did not come first.
+    #[error(
+        "the transaction at {expected} is in Kafka in part, but the stream goes on with the one at {found}; the slot has moved"
+    )]
+    InFlight {
+        /// Its commit LSN.
+        expected: Lsn,
+        /// What came.
+        found: Lsn,
+    },
+    /// The epoch has no numbers left.
+    #[error("the sequence is used up; a resync begins a new epoch")]
+    SeqUsedUp,
+}
+
+/// The state of the capture between two messages.
+#[derive(Debug)]
+pub struct Capture {
+    routes: Routes,
+    /// As announced, and where they go. Kept together so that new registrations can route them again.
+    relations: HashMap<u32, (RelationMessage, Route)>,
+    seq: Seq,
+    position: Lsn,
+    /// A transaction that the predecessor finished in part and that has not come again yet.
+    pending: Option<Position>,
+    open: Option<Open>,
+    unchanged: Vec<usize>,
+}
+
+/// The open transaction.
+#[derive(Clone, Copy, Debug)]
+struct Open {
+    commit_lsn: Lsn,
+    commit_ms: i64,
+    xid: u32,
+    /// Ordinal of the next change.
+    ordinal: u64,
+    /// Changes below this ordinal are durable already.
+    emit_from: u64,
+}
+
+impl Capture {
+    /// Goes on at `resume`.
+    pub fn new(
+        source: SourceName,
+        registrations: &Registrations,
+        resume: Resume,
+    ) -> Result<Self, Error> {
+        Ok(Self {
+            routes: Routes::new(source.pipeline, source.database, registrations),
+            relations: HashMap::new(),
+            seq: resume.seq,
+            position: resume.position,
+            pending: resume.in_flight,
+            open: None,
+            unchanged: Vec::new(),
+        })
+    }
+
+    /// Takes one message. `now_ms` goes into the records as their processing time, in milliseconds since 1970.
+    ///
+    /// # Errors
+    /// After an error neither the capture nor the batch may be used.
+    pub fn on_message(&mut self, body: &[u8], now_ms: i64, out: &mut Batch) -> Result<Step, Error> {
+        match decode(body)? {
+            Message::Begin { final_lsn, commit_time_us, xid } => {
+                self.on_begin(final_lsn, commit_time_us, xid)
+            }
+            Message::Commit { commit_lsn, end_lsn, commit_time_us } => {
+                self.on_commit(commit_lsn, end_lsn, commit_time_us)
+            }
+            Message::Relation(relation) => {
+                let route = self.routes.route(&relation)?;
+                self.relations.insert(relation.oid, (relation, route));
+                Ok(self.step())
+            }
+            Message::Origin { .. } | Message::Type { .. } => Ok(self.step()),
+            Message::Insert { relation, new } => {
+                self.on_row(relation, b'c', None, Some(&new), now_ms, out)
+            }
+            Message::Update { relation, old, new } => {
+                self.on_row(relation, b'u', old.as_ref(), Some(&new), now_ms, out)
+            }
+            Message::Delete { relation, old } => {
+                self.on_row(relation, b'd', Some(&old), None, now_ms, out)
+            }
+            Message::Truncate { relations } => self.on_truncate(&relations, now_ms, out),
+            Message::Logical { prefix, .. } => {
+                Err(Error::LogicalMessage { prefix: prefix.to_owned() })
+            }
+        }
+    }
+
+    /// Routes everything anew. To be called between transactions only.
+    pub fn on_registrations(&mut self, registrations: &Registrations) -> Result<(), Error> {
+        let (pipeline, database) = self.routes.names();
+        self.routes = Routes::new(pipeline, database, registrations);
+        for (relation, route) in self.relations.values_mut() {
+            *route = self.routes.route(relation)?;
+        }
+        Ok(())
+    }
+
+    /// What progress must say once every record given out so far is durable.
+    pub fn at(&self) -> Resume {
+        let in_flight = match &self.open {
+            None => self.pending,
+            Some(open) => {
+                let ordinal = open.ordinal.max(open.emit_from);
+                match self.pending {
+                    // A transaction before the pending one, which is wholly durable.
+                    Some(pending) if pending.commit_lsn != open.commit_lsn => Some(pending),
+                    _ if open.commit_lsn < self.position => None,
+                    _ => (ordinal > 0).then_some(Position { commit_lsn: open.commit_lsn, ordinal }),
+                }
+            }
+        };
+        Resume { seq: self.seq, position: self.position, in_flight }
+    }
+
+    /// Whether a transaction is open.
+    pub fn is_inside_transaction(&self) -> bool {
+        self.open.is_some()
+    }
+
+    fn step(&self) -> Step {
+        if self.open.is_some() { Step::Inside } else { Step::Outside }
+    }
+
+    fn on_begin(&mut self, final_lsn: Lsn, commit_time_us: i64, xid: u32) -> Result<Step, Error> {
+        if self.open.is_some() {
+            return Err(Error::Order { message: "Begin" });
+        }
+        // A server that fell back, after a crash or failover, sends again what is wholly durable: its commit record
+        // lies before our position.
+        let emit_from = if final_lsn < self.position {
+            u64::MAX
+        } else {
+            match self.pending {
+                None => 0,
+                Some(pending) if pending.commit_lsn == final_lsn => pending.ordinal,
+                Some(pending) => {
+                    return Err(Error::InFlight { expected: pending.commit_lsn, found: final_lsn });
+                }
+            }
+        };
+        self.open = Some(Open {
+            commit_lsn: final_lsn,
+            commit_ms: commit_time_us.div_euclid(1000),
+            xid,
+            ordinal: 0,
+            emit_from,
+        });
+        Ok(Step::Inside)
+    }
+
+    fn on_commit(
+        &mut self,
+        commit_lsn: Lsn,
+        end_lsn: Lsn,
+        commit_ts_us: i64,
+    ) -> Result<Step, Error> {
+        let open = self.open.take().ok_or(Error::Order { message: "Commit" })?;
+        if open.commit_lsn != commit_lsn {
+            return Err(Error::Order { message: "Commit" });
+        }
+        if self.pending.is_some_and(|pending| pending.commit_lsn == commit_lsn) {
+            self.pending = None;
+        }
+        self.position = self.position.max(end_lsn);
+        Ok(Step::Committed { commit_lsn, end_lsn, commit_ts_us })
+    }
+
+    fn on_row(
+        &mut self,
+        oid: u32,
+        op: u8,
+        old: Option<&Old<'_>>,
+        new: Option<&Tuple<'_>>,
+        now_ms: i64,
+        out: &mut Batch,
+    ) -> Result<Step, Error> {
+        let Some(position) = self.next_ordinal()? else { return Ok(Step::Inside) };
+        let Some((_, route)) = self.relations.get(&oid) else {
+            return Err(Error::Unannounced { oid });
+        };
+        let mut writer = RecordWriter {
+            open: self.open.as_ref().ok_or(Error::Order { message: "row" })?,
+            seq: &mut self.seq,
+            unchanged: &mut self.unchanged,
+            position,
+            now_ms,
+            out,
+        };
+        match (route, op, new) {
+            (Route::Table(route), _, _) => writer.row(route, op, old, new)?,
+            (Route::Outbox(outbox), b'c', Some(new)) => {
+                let seq = writer.next_seq()?;
+                outbox.event(new, position, seq, writer.out)?;
+            }
+            (Route::Outbox(outbox), ..) => {
+                return Err(Error::OutboxChanged { table: outbox.table().clone() });
+            }
+            (Route::Heartbeat, ..) => {}
+        }
+        Ok(Step::Inside)
+    }
+
+    fn on_truncate(&mut self, oids: &[u32], now_ms: i64, out: &mut Batch) -> Result<Step, Error> {
+        for oid in oids {
+            let Some(position) = self.next_ordinal()? else { continue };
+            let Some((_, route)) = self.relations.get(oid) else {
+                return Err(Error::Unannounced { oid: *oid });
+            };
+            let mut writer = RecordWriter {
+                open: self.open.as_ref().ok_or(Error::Order { message: "Truncate" })?,
+                seq: &mut self.seq,
+                unchanged: &mut self.unchanged,
+                position,
+                now_ms,
+                out,
+            };
+            match route {
+                Route::Table(route) => writer.truncate(route)?,
+                Route::Outbox(outbox) => {
+                    return Err(Error::OutboxChanged { table: outbox.table().clone() });
+                }
+                Route::Heartbeat => {}
+            }
+        }
+        Ok(Step::Inside)
+    }
+
+    /// Counts a change; `None` when it is durable already.
+    fn next_ordinal(&mut self) -> Result<Option<Position>, Error> {
+        let open = self.open.as_mut().ok_or(Error::Order { message: "row" })?;
+        let ordinal = open.ordinal;
+        open.ordinal += 1;
+        let is_new = ordinal >= open.emit_from;
+        Ok(is_new.then_some(Position { commit_lsn: open.commit_lsn, ordinal }))
+    }
+}
+
+/// Writes the records of one change.
+struct RecordWriter<'a> {
+    open: &'a Open,
+    seq: &'a mut Seq,
+    unchanged: &'a mut Vec<usize>,
+    position: Position,
+    now_ms: i64,
+    out: &'a mut Batch,
+}
+
+impl RecordWriter<'_> {
+    fn row(
+        &mut self,
+        route: &TableRoute,
+        op: u8,
+        old: Option<&Old<'_>>,
+        new: Option<&Tuple<'_>>,
+    ) -> Result<(), Error> {
+        if op != b'c' {
+            route.plan.check_identity()?;
+        }
+        match (old, new) {
+            (_, None) => self.delete(route, old),
+            (None, Some(new)) => {
+                self.write(route, Images { op, before: None, after: Some(new), fill: None })
+            }
+            (Some(before), Some(new)) => {
+                let arena = self.out.arena();
+                let mark = arena.len();
+                let old_key = route.plan.key(before.tuple(), None, arena)?;
+                let new_key = route.plan.key(new, old, arena)?;
+                let moved = arena[old_key] != arena[new_key];
+                arena.truncate(mark);
+                let update = Images { op, before: old, after: Some(new), fill: old };
+                if !moved {
+                    return self.write(route, update);
+                }
+                // Consumers know rows by their key: to them the old row goes and a new one comes.
+                self.delete(route, old)?;
+                self.write(route, Images { op: b'c', before: None, ..update })
+            }
+        }
+    }
+
+    fn delete(&mut self, route: &TableRoute, old: Option<&Old<'_>>) -> Result<(), Error> {
+        self.write(route, Images { op: b'd', before: old, after: None, fill: None })?;
+        if route.is_compacted
+            && let Some(old) = old
+        {
+            let seq = self.next_seq()?;
+            place_headers(self.position, seq, self.out);
+            let key = route.plan.key(old.tuple(), None, self.out.arena())?;
+            self.out.push(&route.topic, None, Some(key), None);
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, route: &TableRoute, images: Images<'_, '_>) -> Result<(), Error> {
+        let origin = self.origin()?;
+        let arena = self.out.arena();
+        let key = match (images.after, images.before) {
+            (Some(after), _) => route.plan.key(after, images.fill, arena)?,
+            (None, Some(before)) => route.plan.key(before.tuple(), None, arena)?,
+            (None, None) => return Err(Error::Order { message: "row" }),
+        };
+        let value = route.plan.change(images, origin, self.unchanged, arena)?;
+        self.out.push(&route.topic, None, Some(key), Some(value));
+        Ok(())
+    }
+
+    /// One record to each partition, so that whoever follows only some of them learns of it in its place.
+    fn truncate(&mut self, route: &TableRoute) -> Result<(), Error> {
+        for partition in 0..route.partitions {
+            let origin = self.origin()?;
+            let arena = self.out.arena();
+            let start = arena.len();
+            // Not a row's key, but a key: compacted topics take no record without one.
+            arena.extend_from_slice(b"{}");
+            let key = start..arena.len();
+            let images = Images { op: b't', before: None, after: None, fill: None };
+            let value = route.plan.change(images, origin, self.unchanged, arena)?;
+            self.out.push(&route.topic, Some(partition), Some(key), Some(value));
+        }
+        Ok(())
+    }
+
+    fn origin(&mut self) -> Result<Origin, Error> {
+        Ok(Origin {
+            commit_ms: self.open.commit_ms,
+            xid: self.open.xid,
+            commit_lsn: self.position.commit_lsn.0,
+            ordinal: self.position.ordinal,
+            seq: self.next_seq()?.get(),
+            now_ms: self.now_ms,
+        })
+    }
+
+    fn next_seq(&mut self) -> Result<Seq, Error> {
+        *self.seq = self.seq.next().ok_or(Error::SeqUsedUp)?;
+        Ok(*self.seq)
+    }
+}

@@ -1,0 +1,382 @@
+//! A table's rows as JSON, by a plan compiled once per relation.
+//!
+//! ```text
+//!  relation + key columns ──compile──▶ plan: `"id":`, `,"name":` … forms, source block ──▶ straight-line writes
+//! ```
+//!
+//! Everything that is the same for each row of a relation is prepared as bytes, so writing a row is a walk over
+//! its cells.
+
+use std::ops::Range;
+
+use tailwater_topics_contract::TableName;
+
+use crate::pgoutput::{Cell, Old, RelationMessage, ReplicaIdentity, Tuple};
+use crate::value::{self, BadText, Form};
+
+/// What stands in a change beside its rows.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin {
+    /// Commit time of the transaction, in milliseconds since 1970.
+    pub commit_ms: i64,
+    /// Transaction id.
+    pub xid: u32,
+    /// Commit LSN of the transaction.
+    pub commit_lsn: u64,
+    /// Place of the change in the transaction.
+    pub ordinal: u64,
+    /// Dense number of the record.
+    pub seq: u64,
+    /// Now, in milliseconds since 1970.
+    pub now_ms: i64,
+}
+
+/// What a change says of its row.
+#[derive(Clone, Copy, Debug)]
+pub struct Images<'i, 't> {
+    /// `c`, `u`, `d` or `t`.
+    pub op: u8,
+    /// The row before, as far as the record tells it.
+    pub before: Option<&'i Old<'t>>,
+    /// The row afterwards.
+    pub after: Option<&'i Tuple<'t>>,
+    /// The old image, from which cells that the server did not send again are taken.
+    pub fill: Option<&'i Old<'t>>,
+}
+
+/// A row that cannot be written.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RowError {
+    /// The row has another number of columns than its relation.
+    #[error("a row of `{table}` has {found} columns, its relation has {announced}")]
+    ColumnCount {
+        /// The table.
+        table: TableName,
+        /// In the row.
+        found: usize,
+        /// In the relation.
+        announced: usize,
+    },
+    /// Bytes in another encoding, as a database in `SQL_ASCII` may hold them.
+    #[error(
+        "column `{column}` of `{table}` holds bytes that are not UTF-8; correct the row, or leave the column out of the publication"
+    )]
+    NotUtf8 {
+        /// The table.
+        table: TableName,
+        /// The column.
+        column: String,
+    },
+    /// A text that the column's type does not print under our session's settings.
+    #[error("column `{column}` of `{table}` came in a form that its type does not have")]
+    Form {
+        /// The table.
+        table: TableName,
+        /// The column.
+        column: String,
+    },
+    /// A key column was not sent.
+    #[error(
+        "key column `{column}` of `{table}` was not sent, because it is stored out of line and did not change; use REPLICA IDENTITY FULL or another key"
+    )]
+    KeyUnavailable {
+        /// The table.
+        table: TableName,
+        /// The column.
+        column: String,
+    },
+    /// A key column that the replica identity does not cover, on an update or delete.
+    #[error("`{table}` was updated or deleted from, but its replica identity does not cover key column `{column}`, so the old key is unknown; run `ALTER TABLE {} REPLICA IDENTITY FULL` or declare another key", table.quoted())]
+    KeyNotIdentity {
+        /// The table.
+        table: TableName,
+        /// The column.
+        column: String,
+    },
+}
+
+/// A table without one of its key columns.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "`{table}` has no published column `{column}`, which is part of its topic's key; apply the catalog again with a key that exists"
+)]
+pub struct NoKeyColumn {
+    /// The table.
+    pub table: TableName,
+    /// The column.
+    pub column: String,
+}
+
+/// How the rows of one relation are written.
+#[derive(Debug)]
+pub struct Plan {
+    table: TableName,
+    columns: Vec<Column>,
+    /// Columns of the key, in table order, with the prefixes they have there.
+    key: Vec<KeyColumn>,
+    /// First key column that updates and deletes do not bring along.
+    key_not_identity: Option<usize>,
+    /// From `"source":{` to the commit time.
+    source_head: Vec<u8>,
+    /// From the commit time to the transaction id.
+    source_middle: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct Column {
+    /// `"name":`
+    prefix: Vec<u8>,
+    form: Form,
+    is_identity: bool,
+}
+
+#[derive(Debug)]
+struct KeyColumn {
+    at: usize,
+    /// `{"name":` or `,"name":`
+    prefix: Vec<u8>,
+}
+
+impl Plan {
+    /// Prepares a relation. `pipeline` and `database` go into the source block.
+    pub fn compile(
+        relation: &RelationMessage,
+        key_columns: &[String],
+        pipeline: &str,
+        database: &str,
+    ) -> Result<Self, NoKeyColumn> {
+        let table = TableName { schema: relation.schema.clone(), table: relation.name.clone() };
+        let columns = relation.columns.iter().map(|column| Column {
+            prefix: prefix(b"", &column.name),
+            form: Form::of_type(column.type_oid),
+            is_identity: column.is_identity,
+        });
+        let columns: Vec<Column> = columns.collect();
+        let missing = |name: &&String| !relation.columns.iter().any(|c| c.name == **name);
+        if let Some(column) = key_columns.iter().find(missing) {
+            return Err(NoKeyColumn { table, column: column.clone() });
+        }
+        let mut key: Vec<KeyColumn> = Vec::new();
+        for (at, column) in relation.columns.iter().enumerate() {
+            if key_columns.contains(&column.name) {
+                let lead: &[u8] = if key.is_empty() { b"{" } else { b"," };
+                key.push(KeyColumn { at, prefix: prefix(lead, &column.name) });
+            }
+        }
+        let covered = |key: &KeyColumn| {
+            relation.identity == ReplicaIdentity::Full || columns[key.at].is_identity
+        };
+        let key_not_identity = key.iter().find(|key| !covered(key)).map(|key| key.at);
+        let mut source_head = Vec::new();
+        source_head.extend_from_slice(b",\"source\":{\"version\":");
+        text(env!("CARGO_PKG_VERSION"), &mut source_head);
+        source_head.extend_from_slice(b",\"connector\":\"tailwater\",\"name\":");
+        text(pipeline, &mut source_head);
+        source_head.extend_from_slice(b",\"ts_ms\":");
+        let mut source_middle = Vec::new();
+        source_middle.extend_from_slice(b",\"snapshot\":\"false\",\"db\":");
+        text(database, &mut source_middle);
+        source_middle.extend_from_slice(b",\"schema\":");
+        text(&table.schema, &mut source_middle);
+        source_middle.extend_from_slice(b",\"table\":");
+        text(&table.table, &mut source_middle);
+        source_middle.extend_from_slice(b",\"txId\":");
+        Ok(Self { table, columns, key, key_not_identity, source_head, source_middle })
+    }
+
+    /// The table.
+    pub fn table(&self) -> &TableName {
+        &self.table
+    }
+
+    /// Fails where an update or delete would leave the old key unknown.
+    pub fn check_identity(&self) -> Result<(), RowError> {
+        match self.key_not_identity {
+            None => Ok(()),
+            Some(at) => {
+                Err(RowError::KeyNotIdentity { table: self.table.clone(), column: self.name(at) })
+            }
+        }
+    }
+
+    /// Writes the key of a row. Cells the server did not send are taken from `old`.
+    pub fn key(
+        &self,
+        row: &Tuple<'_>,
+        old: Option<&Old<'_>>,
+        out: &mut Vec<u8>,
+    ) -> Result<Range<usize>, RowError> {
+        self.check_count(row)?;
+        let start = out.len();
+        let mut wanted = self.key.iter().peekable();
+        for (at, cell) in row.cells().enumerate() {
+            let Some(key) = wanted.next_if(|key| key.at == at) else { continue };
+            out.extend_from_slice(&key.prefix);
+            let cell = match cell {
+                Cell::Unchanged => {
+                    old.and_then(|old| old.tuple().cells().nth(at)).unwrap_or(Cell::Unchanged)
+                }
+                cell => cell,
+            };
+            match cell {
+                Cell::Null => out.extend_from_slice(b"null"),
+                Cell::Text(text) => self.value(at, text, out)?,
+                Cell::Unchanged => {
+                    let column = self.name(at);
+                    return Err(RowError::KeyUnavailable { table: self.table.clone(), column });
+                }
+            }
+            if wanted.peek().is_none() {
+                break;
+            }
+        }
+        out.push(b'}');
+        Ok(start..out.len())
+    }
+
+    /// Writes the value of a change. `unchanged` is memory to work in.
+    pub fn change(
+        &self,
+        images: Images<'_, '_>,
+        origin: Origin,
+        unchanged: &mut Vec<usize>,
+        out: &mut Vec<u8>,
+    ) -> Result<Range<usize>, RowError> {
+        let start = out.len();
+        unchanged.clear();
+        out.extend_from_slice(b"{\"before\":");
+        match images.before {
+            None => out.extend_from_slice(b"null"),
+            Some(Old::Key(row)) => self.row(row, None, true, unchanged, out)?,
+            Some(Old::Full(row)) => self.row(row, None, false, unchanged, out)?,
+        }
+        out.extend_from_slice(b",\"after\":");
+        match images.after {
+            None => out.extend_from_slice(b"null"),
+            Some(row) => {
+                let full = images.fill.and_then(|old| match old {
+                    Old::Full(row) => Some(row),
+                    Old::Key(_) => None,
+                });
+                self.row(row, full, false, unchanged, out)?;
+            }
+        }
+        self.source(origin, out);
+        out.extend_from_slice(b",\"op\":\"");
+        out.push(images.op);
+        out.extend_from_slice(b"\",\"ts_ms\":");
+        signed(origin.now_ms, out);
+        if !unchanged.is_empty() {
+            out.extend_from_slice(b",\"unchanged\":[");
+            for (place, at) in unchanged.iter().enumerate() {
+                if place > 0 {
+                    out.push(b',');
+                }
+                let prefix = &self.columns[*at].prefix;
+                out.extend_from_slice(&prefix[..prefix.len() - 1]);
+            }
+            out.push(b']');
+        }
+        out.push(b'}');
+        Ok(start..out.len())
+    }
+
+    fn row(
+        &self,
+        row: &Tuple<'_>,
+        full: Option<&Tuple<'_>>,
+        identity_only: bool,
+        unchanged: &mut Vec<usize>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), RowError> {
+        self.check_count(row)?;
+        let mut lead = b'{';
+        for (at, (cell, column)) in row.cells().zip(&self.columns).enumerate() {
+            if identity_only && !column.is_identity {
+                continue;
+            }
+            // With full identity the old image holds what the new one leaves out.
+            let cell = match (cell, full) {
+                (Cell::Unchanged, Some(full)) => full.cells().nth(at).unwrap_or(cell),
+                _ => cell,
+            };
+            if cell == Cell::Unchanged {
+                unchanged.push(at);
+                continue;
+            }
+            out.push(lead);
+            lead = b',';
+            out.extend_from_slice(&column.prefix);
+            match cell {
+                Cell::Text(text) => self.value(at, text, out)?,
+                _ => out.extend_from_slice(b"null"),
+            }
+        }
+        if lead == b'{' {
+            out.push(b'{');
+        }
+        out.push(b'}');
+        Ok(())
+    }
+
+    fn source(&self, origin: Origin, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.source_head);
+        signed(origin.commit_ms, out);
+        out.extend_from_slice(&self.source_middle);
+        value::number(u64::from(origin.xid), out);
+        // A change's own LSN is no identity, three rows of one COPY share one; `lsn` says the commit's, too.
+        out.extend_from_slice(b",\"lsn\":");
+        value::number(origin.commit_lsn, out);
+        out.extend_from_slice(b",\"commit_lsn\":");
+        value::number(origin.commit_lsn, out);
+        out.extend_from_slice(b",\"ordinal\":");
+        value::number(origin.ordinal, out);
+        out.extend_from_slice(b",\"seq\":");
+        value::number(origin.seq, out);
+        out.push(b'}');
+    }
+
+    fn value(&self, at: usize, text: &[u8], out: &mut Vec<u8>) -> Result<(), RowError> {
+        value::write(self.columns[at].form, text, out).map_err(|bad| {
+            let (table, column) = (self.table.clone(), self.name(at));
+            match bad {
+                BadText::NotUtf8 => RowError::NotUtf8 { table, column },
+                BadText::NotItsType => RowError::Form { table, column },
+            }
+        })
+    }
+
+    fn check_count(&self, row: &Tuple<'_>) -> Result<(), RowError> {
+        let (found, announced) = (row.column_count(), self.columns.len());
+        if found == announced {
+            Ok(())
+        } else {
+            Err(RowError::ColumnCount { table: self.table.clone(), found, announced })
+        }
+    }
+
+    /// The name of a column, for messages.
+    fn name(&self, at: usize) -> String {
+        let prefix = &self.columns[at].prefix;
+        serde_json::from_slice(&prefix[..prefix.len() - 1]).unwrap_or_default()
+    }
+}
+
+fn prefix(lead: &[u8], name: &str) -> Vec<u8> {
+    let mut prefix = lead.to_vec();
+    text(name, &mut prefix);
+    prefix.push(b':');
+    prefix
+}
+
+fn text(text: &str, out: &mut Vec<u8>) {
+    // A `str` is UTF-8, the one thing that could be refused.
+    let _ = value::string(text.as_bytes(), out);
+}
+
+fn signed(number: i64, out: &mut Vec<u8>) {
+    if number < 0 {
+        out.push(b'-');
+    }
+    value::number(number.unsigned_abs(), out);
+}

@@ -1,0 +1,8 @@
+//! The reader, from bytes to records and from Postgres to Kafka.
+
+mod capture;
+mod decode;
+mod live;
+mod loops;
+mod script;
+mod wire;
