@@ -23,10 +23,22 @@ pub enum State {
     /// Nothing yet.
     Absent,
     /// The declared index.
-    Ready {
-        /// Its name.
-        index: String,
-    },
+    Ready(Index),
+}
+
+/// An index, and which one of that name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Index {
+    /// Its name.
+    pub name: String,
+    /// Given by the cluster when it was made; another one after it was deleted and made again.
+    pub uuid: String,
+}
+
+impl std::fmt::Display for Index {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.name, self.uuid)
+    }
 }
 
 /// The index that is made for an alias.
@@ -49,32 +61,32 @@ pub async fn inspect(
         alias: alias.to_owned(),
         reason,
     };
-    let behind = match client.call(Method::GET, &["_alias", alias], None).await? {
-        Ok(behind) => behind,
-        Err(reply) if reply.status.as_u16() == 404 => {
-            for name in [alias, &first_index(spec)] {
-                if exists(client, name).await? {
-                    return Err(no_index(format!("`{name}` is an index and the alias is missing")));
-                }
-            }
-            return Ok(State::Absent);
+    let mut behind = behind_alias(client, alias).await?;
+    if behind.is_none() {
+        let Some(name) = obstacle(client, spec).await? else { return Ok(State::Absent) };
+        // Another worker may have made both since we looked.
+        behind = behind_alias(client, alias).await?;
+        if behind.is_none() {
+            return Err(no_index(format!("`{name}` is an index and the alias is missing")));
         }
-        Err(reply) => return Err(client.unexpected(format!("GET /_alias/{alias}"), &reply)),
-    };
+    }
+    let behind = behind.unwrap_or_default();
     let index = write_index(&behind, alias)
         .ok_or_else(|| no_index("it names several indices and no write index".to_owned()))?;
-    let mapping = match client.call(Method::GET, &[&index, "_mapping"], None).await? {
-        Ok(mapping) => mapping,
-        Err(reply) => return Err(client.unexpected(format!("GET /{index}/_mapping"), &reply)),
+    let found = match client.call(Method::GET, &[&index], None).await? {
+        Ok(mut found) => found[&index].take(),
+        Err(reply) => return Err(client.unexpected(format!("GET /{index}"), &reply)),
     };
-    let found = &mapping[&index]["mappings"]["_meta"]["tailwater"];
-    match difference(found, pipeline, spec) {
-        None => Ok(State::Ready { index }),
+    match difference(&found["mappings"]["_meta"]["tailwater"], pipeline, spec) {
+        None => {
+            let uuid = found["settings"]["index"]["uuid"].as_str().unwrap_or_default().to_owned();
+            Ok(State::Ready(Index { name: index, uuid }))
+        }
         Some(difference) => Err(Error::OtherIndex { alias: alias.to_owned(), index, difference }),
     }
 }
 
-/// Makes index and alias unless they are there; answers the index's name. May be called by many at once.
+/// Makes index and alias unless they are there; answers the index. May be called by many at once.
 ///
 /// # Errors
 /// As [`inspect`], and when the declared mapping is not one.
@@ -82,45 +94,56 @@ pub async fn ensure(
     client: &Client,
     pipeline: &PipelineName,
     spec: &SearchSpec,
-) -> Result<String, Error> {
-    let index = match inspect(client, pipeline, spec).await? {
-        State::Ready { index } => return Ok(index),
-        State::Absent => first_index(spec),
-    };
+) -> Result<Index, Error> {
+    if let State::Ready(index) = inspect(client, pipeline, spec).await? {
+        return Ok(index);
+    }
+    let name = first_index(spec);
     let body = index_body(pipeline, spec)?;
-    match client.call(Method::PUT, &[&index], Some(&body)).await? {
-        Ok(_) => {
-            tracing::info!(index, alias = spec.alias, "made index `{index}`");
-            Ok(index)
-        }
-        Err(reply) if reply.reason().1.contains("resource_already_exists") => {
-            match inspect(client, pipeline, spec).await? {
-                State::Ready { index } => Ok(index),
-                State::Absent => Err(client.unexpected(format!("PUT /{index}"), &reply)),
-            }
-        }
+    match client.call(Method::PUT, &[&name], Some(&body)).await? {
+        Ok(_) => tracing::info!(index = name, alias = spec.alias, "made index `{name}`"),
+        // Another worker was faster.
+        Err(reply) if reply.reason().1.contains("resource_already_exists") => {}
         Err(reply) if reply.status.as_u16() == 400 => {
-            Err(Error::Mapping { alias: spec.alias.clone(), problem: reply.reason().1 })
+            let problem = reply.reason().1;
+            return Err(Error::Mapping { alias: spec.alias.clone(), problem });
         }
-        Err(reply) => Err(client.unexpected(format!("PUT /{index}"), &reply)),
+        Err(reply) => return Err(client.unexpected(format!("PUT /{name}"), &reply)),
+    }
+    match inspect(client, pipeline, spec).await? {
+        State::Ready(index) => Ok(index),
+        State::Absent => Err(Error::NoIndex {
+            address: client.address().to_owned(),
+            alias: spec.alias.clone(),
+            reason: format!("`{name}` vanished as soon as it was made"),
+        }),
     }
 }
 
 /// Whether the alias exists. Asked before a request of deletes alone, which would make an index.
 pub(crate) async fn alias_exists(client: &Client, alias: &str) -> Result<bool, Error> {
+    Ok(behind_alias(client, alias).await?.is_some())
+}
+
+/// The indices behind an alias; nothing when there is no such alias.
+async fn behind_alias(client: &Client, alias: &str) -> Result<Option<Value>, Error> {
     match client.call(Method::GET, &["_alias", alias], None).await? {
-        Ok(_) => Ok(true),
-        Err(reply) if reply.status.as_u16() == 404 => Ok(false),
+        Ok(behind) => Ok(Some(behind)),
+        Err(reply) if reply.status.as_u16() == 404 => Ok(None),
         Err(reply) => Err(client.unexpected(format!("GET /_alias/{alias}"), &reply)),
     }
 }
 
-async fn exists(client: &Client, index: &str) -> Result<bool, Error> {
-    match client.call(Method::GET, &[index, "_mapping"], None).await? {
-        Ok(_) => Ok(true),
-        Err(reply) if reply.status.as_u16() == 404 => Ok(false),
-        Err(reply) => Err(client.unexpected(format!("GET /{index}/_mapping"), &reply)),
+/// An index that has the name of the alias or of the index to be made.
+async fn obstacle(client: &Client, spec: &SearchSpec) -> Result<Option<String>, Error> {
+    for name in [spec.alias.clone(), first_index(spec)] {
+        match client.call(Method::GET, &[&name], None).await? {
+            Ok(_) => return Ok(Some(name)),
+            Err(reply) if reply.status.as_u16() == 404 => {}
+            Err(reply) => return Err(client.unexpected(format!("GET /{name}"), &reply)),
+        }
     }
+    Ok(None)
 }
 
 /// The index that writes through the alias reach, from the reply to `GET /_alias/<alias>`.

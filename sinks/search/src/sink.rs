@@ -31,7 +31,7 @@ use crate::bulk::{self, Outcome};
 use crate::client::Client;
 use crate::document::{self, Wish};
 use crate::error::Error;
-use crate::index::{self, State};
+use crate::index::{self, Index, State};
 use crate::metrics::{BULK_BYTES, BULK_SECONDS, DOCUMENTS, SKIPPED};
 
 /// From so many refusals on, when they are more than half of all answers, the mapping is to blame.
@@ -61,16 +61,16 @@ pub struct SearchSink {
     pipeline: PipelineName,
     spec: Arc<SearchSpec>,
     patience: Patience,
-    /// Whether the index was found right, and so need not be looked at by each partition.
-    verified: Mutex<bool>,
+    /// The index once it was found right, so that not every partition has to ask.
+    found: Mutex<Option<Index>>,
 }
 
 impl SearchSink {
     /// Does not connect yet; the first `open` looks at the index.
     pub fn new(client: Client, pipeline: PipelineName, spec: SearchSpec) -> Self {
         crate::metrics::describe();
-        let (spec, verified) = (Arc::new(spec), Mutex::new(false));
-        Self { client, pipeline, spec, patience: Patience::default(), verified }
+        let (spec, found) = (Arc::new(spec), Mutex::new(None));
+        Self { client, pipeline, spec, patience: Patience::default(), found }
     }
 
     /// With other waits than the default ones.
@@ -78,27 +78,40 @@ impl SearchSink {
         Self { patience, ..self }
     }
 
-    /// Makes the index for a new sink; for one that has written before, its absence is a loss that must
-    /// not be papered over by an empty one.
-    async fn verify(&self, has_written: bool) -> Result<(), Error> {
-        let mut verified = self.verified.lock().await;
-        if *verified {
-            return Ok(());
-        }
-        if has_written {
-            let state = index::inspect(&self.client, &self.pipeline, &self.spec).await?;
-            if state == State::Absent {
-                return Err(Error::NoIndex {
-                    address: self.client.address().to_owned(),
-                    alias: self.spec.alias.clone(),
-                    reason: "it is gone, with the documents written before".to_owned(),
-                });
+    /// The index to write to. A partition that was never written may find none and make it; one that
+    /// was must find the very index it was written to, or everything before its offset is lost.
+    async fn index(&self, committed: Option<&Committed>) -> Result<Index, Error> {
+        let missing = |reason: String| Error::NoIndex {
+            address: self.client.address().to_owned(),
+            alias: self.spec.alias.clone(),
+            reason,
+        };
+        let mut found = self.found.lock().await;
+        let index = match (&*found, committed) {
+            (Some(index), _) => index.clone(),
+            (None, None) => index::ensure(&self.client, &self.pipeline, &self.spec).await?,
+            (None, Some(_)) => {
+                match index::inspect(&self.client, &self.pipeline, &self.spec).await? {
+                    State::Ready(index) => index,
+                    State::Absent => {
+                        let reason = "it is gone, with the documents written before".to_owned();
+                        return Err(missing(reason));
+                    }
+                }
             }
-        } else {
-            index::ensure(&self.client, &self.pipeline, &self.spec).await?;
+        };
+        *found = Some(index.clone());
+        match committed {
+            // Nothing is remembered of an offset that a person committed.
+            Some(Committed { metadata, offset })
+                if !metadata.is_empty() && *metadata != index.to_string() =>
+            {
+                Err(missing(format!(
+                    "documents before offset {offset} went to `{metadata}`, and now there is `{index}`"
+                )))
+            }
+            _ => Ok(index),
         }
-        *verified = true;
-        Ok(())
     }
 }
 
@@ -111,7 +124,7 @@ impl Sink for SearchSink {
         partition: &TopicPartition,
         committed: Option<&Committed>,
     ) -> Result<(SearchWriter, i64), SinkError> {
-        self.verify(committed.is_some()).await?;
+        let index = self.index(committed).await?;
         // Partitions must not wait in step; no two have the same name.
         let mut seed = DefaultHasher::new();
         partition.hash(&mut seed);
@@ -119,6 +132,7 @@ impl Sink for SearchSink {
         let writer = SearchWriter {
             client: self.client.clone(),
             partition: partition.clone(),
+            index: index.to_string(),
             pace: Pace::new(usize::try_from(self.spec.bulk.operations).unwrap_or(usize::MAX)),
             spec: Arc::clone(&self.spec),
             batch: Batch::default(),
@@ -136,6 +150,8 @@ impl Sink for SearchSink {
 pub struct SearchWriter {
     client: Client,
     partition: TopicPartition,
+    /// Committed along with every offset: which index holds what is below it.
+    index: String,
     spec: Arc<SearchSpec>,
     batch: Batch,
     /// Offset of a truncation in the open batch; nothing behind it is taken.
@@ -422,7 +438,7 @@ impl Writer for SearchWriter {
         self.answered = 0;
         Ok(Flushed {
             next,
-            metadata: String::new(),
+            metadata: self.index.clone(),
             resume: Resume::Continue,
             rejected: std::mem::take(&mut self.rejected),
         })

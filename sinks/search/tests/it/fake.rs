@@ -10,7 +10,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post, put};
+use axum::routing::{get, post};
 use flate2::read::GzDecoder;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -36,6 +36,8 @@ pub(crate) struct Inner {
     /// By id: version, and the document unless deleted.
     documents: BTreeMap<String, (u64, Option<Value>)>,
     index: Option<(String, Value)>,
+    /// How many were made.
+    made: usize,
     pub(crate) script: VecDeque<Fault>,
     /// Ids of every bulk request, in order.
     pub(crate) requests: Vec<Vec<String>>,
@@ -60,8 +62,7 @@ impl Fake {
         let fake = Self { url, inner: Arc::default() };
         let routes = Router::new()
             .route("/_alias/{alias}", get(alias))
-            .route("/{index}/_mapping", get(mapping))
-            .route("/{index}", put(create))
+            .route("/{index}", get(describe).put(create))
             .route("/{alias}/_bulk", post(bulk))
             .layer(DefaultBodyLimit::disable())
             .with_state(fake.clone());
@@ -105,10 +106,13 @@ async fn alias(State(fake): State<Fake>, Path(alias): Path<String>) -> Response 
     }
 }
 
-async fn mapping(State(fake): State<Fake>, Path(name): Path<String>) -> Response {
-    match &fake.lock().index {
+async fn describe(State(fake): State<Fake>, Path(name): Path<String>) -> Response {
+    let inner = fake.lock();
+    match &inner.index {
         Some((index, body)) if *index == name => {
-            json!({index: {"mappings": body["mappings"]}}).to_string().into_response()
+            let settings = json!({"index": {"uuid": format!("uuid-{}", inner.made)}});
+            let described = json!({"mappings": body["mappings"], "settings": settings});
+            json!({index: described}).to_string().into_response()
         }
         _ => error(404, "index_not_found_exception", "no such index"),
     }
@@ -119,6 +123,7 @@ async fn create(State(fake): State<Fake>, Path(name): Path<String>, body: String
     if inner.index.is_some() {
         return error(400, "resource_already_exists_exception", "already exists");
     }
+    inner.made += 1;
     inner.index = Some((name, serde_json::from_str(&body).unwrap()));
     json!({"acknowledged": true}).to_string().into_response()
 }

@@ -246,8 +246,21 @@ async fn an_index_that_vanished_is_not_made_again() {
     push_all(&mut writer, [put(1, 1, "a")]);
     assert_definite(writer.flush(2).await, "no index to write to behind the alias `products`");
     let again = sink(&fake, spec("products"));
-    let opened = again.open(&partition(), Some(&committed())).await.map(|(_, offset)| offset);
+    let opened = again.open(&partition(), Some(&committed(""))).await.map(|(_, offset)| offset);
     assert_definite(opened, "it is gone");
+}
+
+#[tokio::test]
+async fn an_index_made_anew_by_another_partition_does_not_pass_for_the_old_one() {
+    let (fake, mut writer) = start().await;
+    push_all(&mut writer, [put(1, 1, "a")]);
+    let metadata = writer.flush(7).await.unwrap().metadata;
+    fake.drop_index();
+    let again = sink(&fake, spec("products"));
+    open(&again).await;
+    let opened = again.open(&partition(), Some(&committed(&metadata))).await;
+    let opened = opened.map(|(_, offset)| offset);
+    assert_definite(opened, "documents before offset 7 went to `products-v1/uuid-1`");
 }
 
 #[tokio::test]
@@ -264,7 +277,12 @@ async fn a_partition_continues_where_the_group_stood() {
     let fake = Fake::start().await;
     let sink = sink(&fake, spec("products"));
     assert_eq!(sink.open(&partition(), None).await.unwrap().1, 0);
-    assert_eq!(sink.open(&partition(), Some(&committed())).await.unwrap().1, 7);
+    let (mut writer, _) = sink.open(&partition(), None).await.unwrap();
+    let metadata = writer.flush(7).await.unwrap().metadata;
+    assert_eq!(metadata, "products-v1/uuid-1");
+    for metadata in [metadata.as_str(), ""] {
+        assert_eq!(sink.open(&partition(), Some(&committed(metadata))).await.unwrap().1, 7);
+    }
 }
 
 #[tokio::test]

@@ -33,8 +33,8 @@ pub(crate) async fn open(sink: &SearchSink) -> SearchWriter {
     sink.open(&partition(), None).await.unwrap().0
 }
 
-pub(crate) fn committed() -> Committed {
-    Committed { offset: 7, metadata: String::new() }
+pub(crate) fn committed(metadata: &str) -> Committed {
+    Committed { offset: 7, metadata: metadata.to_owned() }
 }
 
 fn record(offset: i64, id: i64, value: &Value) -> SourceRecord {
