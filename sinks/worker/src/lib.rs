@@ -1,8 +1,41 @@
 //! Kafka to somewhere durable: the loop that every sink shares.
+//!
+//! ```text
+//!            one thread                        one task a partition                      sink
+//!  Kafka ──▶ consumer ──records (≤ 16 runs)──▶ partition: push, push … flush ──────────▶ writer
+//!               ▲  ▲                              │    │ rejected                          │
+//!               │  └── commit `next`, seek ───────┘    └──▶ dead letters ──▶ Kafka         ▼
+//!               └───── pause, resume ◀── budget: one limit in bytes for the process     durable
+//! ```
+//!
+//! * An offset is committed only when everything below it is stored, superseded or set aside; only [`worker`] commits.
+//! * A partition that cannot go on stops alone, and readiness says which and why.
+//! * What Kafka remembers is a hint: the sink says where a partition goes on.
 #![forbid(unsafe_code)]
 
+/// The contract between the worker and a sink.
 mod sink;
+/// One limit in bytes for everything that is held (pure).
+mod budget;
+/// One partition: batch, flush, report.
+mod partition;
+/// Records that no sink can take, set aside with their reason.
+mod dead_letter;
+/// The consumer group: assignment, fetching, seeking, committing.
+mod consumer;
+/// The whole, from joining the group to leaving it.
+pub mod worker;
+/// What can go wrong.
+mod error;
+/// Names of metrics.
+pub mod metrics;
+/// A memory sink with faults, for the contract suite and for tests of other crates.
+pub mod testing;
+/// The suite that every sink must pass.
+pub mod contract;
 
+pub use error::WorkerError;
 pub use sink::{
     Committed, Flushed, Rejected, Resume, Sink, SinkError, SourceRecord, TopicPartition, Writer,
 };
+pub use worker::{WorkerConfig, run};

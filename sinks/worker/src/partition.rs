@@ -1,0 +1,508 @@
+//! One partition: batch, flush, report.
+//!
+//! ```text
+//!  open ──▶ seek ──▶ ┌─▶ records ──push──▶ full, old, asked or draining? ──flush──▶ dead-letter ──▶ commit ─┐
+//!            ▲       └───────────────────────────────────────────────────────────────────────────────┘
+//!            └── another writer was here
+//! ```
+//!
+//! Whatever was queued before a seek is dropped: the consumer says `Sought` in the same queue, and everything behind
+//! it is from the new place.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use tailwater_runtime::{Backoff, Health, clock};
+use tailwater_topics_contract::SinkName;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics;
+use crate::sink::{
+    Committed, Rejected, Resume, Sink, SinkError, SourceRecord, TopicPartition, Writer,
+};
+
+/// First and longest wait before a destination is tried again.
+const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(15));
+
+/// What the consumer sends to a partition.
+#[derive(Debug)]
+pub(crate) enum Input {
+    /// Records in order.
+    Records(Vec<SourceRecord>),
+    /// The consumer stands where it was asked to seek.
+    Sought,
+    /// Memory is short.
+    Flush,
+}
+
+/// What a partition asks of the consumer.
+pub(crate) trait Group: Send + Sync + 'static {
+    /// Remember that everything below `next` is finished.
+    fn commit(&self, partition: &TopicPartition, next: i64, metadata: String);
+    /// Read on at `offset`, and say `Sought`.
+    fn seek(&self, partition: &TopicPartition, offset: i64);
+    /// Give this partition nothing more.
+    fn stop(&self, partition: &TopicPartition);
+}
+
+/// Where rejected records go.
+pub(crate) trait DeadLetters: Send + Sync + 'static {
+    /// Sets one record aside; returns when it is durable there, however long that takes.
+    fn set_aside(
+        &self,
+        partition: &TopicPartition,
+        rejected: Rejected,
+    ) -> impl Future<Output = ()> + Send;
+}
+
+/// Bytes of a partition that count against the budget.
+#[derive(Debug, Default)]
+pub(crate) struct Usage {
+    queued: AtomicUsize,
+    batch: AtomicUsize,
+}
+
+impl Usage {
+    pub(crate) fn bytes(&self) -> usize {
+        self.queued.load(Ordering::Relaxed) + self.batch.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn on_queued(&self, bytes: usize) {
+        self.queued.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn on_taken(&self, bytes: usize) {
+        self.queued.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    fn on_batch(&self, bytes: usize) {
+        self.batch.store(bytes, Ordering::Relaxed);
+    }
+}
+
+/// Bytes of a record in memory, near enough.
+pub(crate) fn size(record: &SourceRecord) -> usize {
+    const OVERHEAD: usize = 96;
+    let bytes = |part: &Option<bytes::Bytes>| part.as_ref().map_or(0, bytes::Bytes::len);
+    let headers = record.headers.iter().map(|(name, value)| name.len() + bytes(value) + 48);
+    OVERHEAD + bytes(&record.key) + bytes(&record.value) + headers.sum::<usize>()
+}
+
+/// How a partition may be ended.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Ending {
+    /// Flush what was pushed, commit, end.
+    pub(crate) drain: CancellationToken,
+    /// End at once: the partition belongs to somebody else, or time is up.
+    pub(crate) abandon: CancellationToken,
+}
+
+/// Everything one partition works with.
+pub(crate) struct Partition<S, G, D> {
+    pub(crate) sink_name: SinkName,
+    pub(crate) id: TopicPartition,
+    pub(crate) sink: Arc<S>,
+    pub(crate) group: Arc<G>,
+    pub(crate) dead_letters: Arc<D>,
+    pub(crate) health: Health,
+    pub(crate) usage: Arc<Usage>,
+    pub(crate) ending: Ending,
+}
+
+/// The open batch, apart from what the writer keeps.
+#[derive(Default)]
+struct Batch {
+    /// Position after the last record consumed.
+    next: i64,
+    /// When its first record came.
+    since: Option<Instant>,
+    /// Timestamp of its last record.
+    last_ms: i64,
+    /// Records refused on push.
+    rejected: Vec<Rejected>,
+}
+
+impl<S: Sink, G: Group, D: DeadLetters> Partition<S, G, D> {
+    /// Runs until drained or abandoned.
+    pub(crate) async fn run(self, committed: Option<Committed>, mut inputs: mpsc::Receiver<Input>) {
+        let abandon = self.ending.abandon.clone();
+        let part = self.id.to_string();
+        tokio::select! {
+            biased;
+            () = abandon.cancelled() => {}
+            stopped = self.work(committed, &mut inputs) => if let Err(error) = stopped {
+                self.on_definite(&part, &error);
+                // Queues stay open, so that the consumer sees a stopped partition and not a dead one.
+                tokio::select! {
+                    () = self.ending.drain.cancelled() => {}
+                    () = abandon.cancelled() => {}
+                }
+            },
+        }
+        self.usage.on_batch(0);
+        self.health.forget(&part);
+    }
+
+    async fn work(
+        &self,
+        committed: Option<Committed>,
+        inputs: &mut mpsc::Receiver<Input>,
+    ) -> Result<(), SinkError> {
+        let Some((mut writer, start)) = self.open(committed.as_ref()).await? else {
+            return Ok(());
+        };
+        self.health.ready(&self.id.to_string());
+        let mut batch = Batch { next: start, ..Batch::default() };
+        let mut seeking = true;
+        self.group.seek(&self.id, start);
+        loop {
+            let due = batch.since.map(|since| since + writer.age_limit());
+            let input = tokio::select! {
+                biased;
+                () = self.ending.drain.cancelled() => {
+                    self.flush(&mut writer, &mut batch).await?;
+                    return Ok(());
+                }
+                () = at(due) => Input::Flush,
+                input = inputs.recv() => match input {
+                    Some(input) => input,
+                    None => return Ok(()),
+                },
+            };
+            match input {
+                Input::Sought => seeking = false,
+                Input::Flush => seeking |= self.flush(&mut writer, &mut batch).await?,
+                Input::Records(records) => {
+                    for record in records {
+                        self.usage.on_taken(size(&record));
+                        if seeking || record.offset < batch.next {
+                            continue;
+                        }
+                        Self::push(&mut writer, &mut batch, record);
+                        if writer.is_full() {
+                            seeking |= self.flush(&mut writer, &mut batch).await?;
+                        }
+                    }
+                    self.usage.on_batch(writer.buffered_bytes());
+                }
+            }
+        }
+    }
+
+    /// Opens the writer, trying again while that may help. `None` when told to drain first.
+    async fn open(
+        &self,
+        committed: Option<&Committed>,
+    ) -> Result<Option<(S::Writer, i64)>, SinkError> {
+        let mut waits = waits();
+        loop {
+            let opened = tokio::select! {
+                biased;
+                () = self.ending.drain.cancelled() => return Ok(None),
+                opened = self.sink.open(&self.id, committed) => opened,
+            };
+            match opened {
+                Ok(opened) => return Ok(Some(opened)),
+                Err(error @ SinkError::Definite(_)) => return Err(error),
+                Err(error @ SinkError::Transient(_)) => {
+                    self.on_transient("opening", &error);
+                    tokio::select! {
+                        () = self.ending.drain.cancelled() => return Ok(None),
+                        () = sleep(waits.next().unwrap_or(RETRY.1)) => {}
+                    }
+                }
+            }
+        }
+    }
+
+    fn push(writer: &mut S::Writer, batch: &mut Batch, record: SourceRecord) {
+        batch.next = record.offset + 1;
+        batch.last_ms = record.timestamp_ms;
+        batch.since.get_or_insert_with(Instant::now);
+        if let Err(rejected) = writer.push(record) {
+            batch.rejected.push(rejected);
+        }
+    }
+
+    /// Makes the batch durable, sets its rejected records aside, then commits: in this order, so that a committed
+    /// offset has nothing unfinished below it. Answers whether the partition reads on elsewhere.
+    async fn flush(&self, writer: &mut S::Writer, batch: &mut Batch) -> Result<bool, SinkError> {
+        if batch.since.is_none() {
+            return Ok(false);
+        }
+        let began = Instant::now();
+        let labels = [("sink", self.sink_name.to_string()), ("topic", self.id.topic.to_string())];
+        let mut waits = waits();
+        let flushed = loop {
+            match writer.flush(batch.next).await {
+                Ok(flushed) => break flushed,
+                Err(error @ SinkError::Definite(_)) => return Err(error),
+                Err(error @ SinkError::Transient(_)) => {
+                    ::metrics::counter!(metrics::FLUSH_RETRIES, &labels).increment(1);
+                    self.on_transient("flushing", &error);
+                    sleep(waits.next().unwrap_or(RETRY.1)).await;
+                }
+            }
+        };
+        for rejected in batch.rejected.drain(..).chain(flushed.rejected) {
+            let class = [("class", rejected.class.to_owned())];
+            let labels: Vec<_> = labels.iter().chain(&class).cloned().collect();
+            tracing::warn!(
+                topic = %self.id.topic, partition = self.id.partition,
+                offset = rejected.record.offset, class = rejected.class, reason = %rejected.reason,
+                "record set aside"
+            );
+            self.dead_letters.set_aside(&self.id, rejected).await;
+            ::metrics::counter!(metrics::DEAD_LETTERS, &labels).increment(1);
+        }
+        self.group.commit(&self.id, flushed.next, flushed.metadata);
+        self.health.ready(&self.id.to_string());
+        ::metrics::counter!(metrics::FLUSHES, &labels).increment(1);
+        ::metrics::histogram!(metrics::FLUSH_SECONDS, &labels)
+            .record(began.elapsed().as_secs_f64());
+        let durable_ms = clock::now_ms().saturating_sub(batch.last_ms).max(0);
+        ::metrics::histogram!(metrics::DURABLE_SECONDS, &labels).record(durable_ms as f64 / 1e3);
+        let seeks = flushed.resume == Resume::Seek;
+        *batch = Batch { next: flushed.next, ..Batch::default() };
+        self.usage.on_batch(writer.buffered_bytes());
+        if seeks {
+            self.group.seek(&self.id, flushed.next);
+        }
+        Ok(seeks)
+    }
+
+    fn on_transient(&self, doing: &str, error: &SinkError) {
+        let why = chain(error);
+        tracing::warn!(partition = %self.id, error = %why, "{doing} failed; trying again");
+        self.health.not_ready(&self.id.to_string(), why);
+    }
+
+    fn on_definite(&self, part: &str, error: &SinkError) {
+        let why = chain(error);
+        tracing::error!(partition = part, error = %why, "partition stopped; it needs a person");
+        self.health.not_ready(part, why);
+        self.group.stop(&self.id);
+    }
+}
+
+async fn at(due: Option<Instant>) {
+    match due {
+        Some(due) => sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn waits() -> Backoff<StdRng> {
+    Backoff::new(RETRY.0, RETRY.1, StdRng::from_os_rng())
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod loops {
+    use std::collections::BTreeMap;
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::testing::{Fault, MemorySink, record};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_batch_is_flushed_when_it_is_full_or_old_and_then_committed() {
+        let world = World::start(MemorySink::new(4));
+        world.records(0..4).await;
+        world.settle().await;
+        assert_eq!(world.committed(), Some(4), "full");
+        world.records(4..6).await;
+        world.settle().await;
+        assert_eq!(world.committed(), Some(4), "neither full nor old");
+        sleep(Duration::from_secs(2)).await;
+        assert_eq!(world.committed(), Some(6), "old");
+        assert_eq!(world.sink.stored(&world.id).len(), 6);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_committed_while_the_destination_fails_and_nothing_is_lost() {
+        let world = World::start(MemorySink::new(2));
+        world.sink.fail_next(Fault::Transient, 5);
+        world.records(0..2).await;
+        world.settle().await;
+        assert_eq!(world.committed(), None);
+        assert!(world.health.check().is_err());
+        sleep(Duration::from_secs(60)).await;
+        assert_eq!(world.committed(), Some(2));
+        assert_eq!(world.sink.stored(&world.id).len(), 2);
+        assert_eq!(world.health.check(), Ok(()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lost_reply_stores_nothing_twice() {
+        let world = World::start(MemorySink::new(2));
+        world.sink.fail_next(Fault::StoredWithoutReply, 1);
+        world.records(0..2).await;
+        sleep(Duration::from_secs(60)).await;
+        assert_eq!(world.committed(), Some(2));
+        assert_eq!(world.sink.stored(&world.id).len(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_poison_record_is_set_aside_before_its_offset_is_committed() {
+        let world = World::start(MemorySink::new(2));
+        world.sink.reject(1);
+        world.records(0..3).await;
+        world.settle().await;
+        assert_eq!(world.dead_letters(), [(1, None)], "set aside while nothing was committed");
+        assert_eq!(world.committed(), Some(3));
+        assert_eq!(world.sink.stored(&world.id), [0, 2], "its neighbours are delivered");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_definite_failure_stops_the_partition_and_says_why() {
+        let world = World::start(MemorySink::new(1));
+        world.sink.fail_next(Fault::Definite, 1);
+        world.records(0..1).await;
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!(world.committed(), None);
+        let reasons = world.health.check().expect_err("not ready");
+        assert!(reasons[0].contains("t[0]") && reasons[0].contains("refused"), "{reasons:?}");
+        assert_eq!(world.group.0.lock().expect("whole").stopped, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_queued_before_a_seek_is_dropped() {
+        let world = World::start(MemorySink::new(2));
+        world.sink.fail_next(Fault::AnotherWriterReached(10), 1);
+        world.records(0..2).await;
+        world.records(2..6).await;
+        world.settle().await;
+        assert_eq!(world.group.0.lock().expect("whole").seeks, [0, 10]);
+        world.inputs.send(Input::Sought).await.expect("open");
+        world.records(10..12).await;
+        world.settle().await;
+        assert_eq!(world.committed(), Some(12));
+        assert_eq!(world.sink.stored(&world.id), [10, 11]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_drain_flushes_and_commits_what_was_taken() {
+        let world = World::start(MemorySink::new(100));
+        world.records(0..7).await;
+        world.settle().await;
+        world.ending.drain.cancel();
+        world.settle().await;
+        assert_eq!(world.committed(), Some(7));
+        assert!(world.task.is_finished());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_abandoned_partition_commits_nothing_more() {
+        let world = World::start(MemorySink::new(2));
+        world.sink.fail_next(Fault::Hangs, 1);
+        world.records(0..2).await;
+        world.settle().await;
+        world.ending.abandon.cancel();
+        world.settle().await;
+        assert_eq!(world.committed(), None);
+        assert!(world.task.is_finished());
+    }
+
+    struct World {
+        id: TopicPartition,
+        sink: Arc<MemorySink>,
+        group: Arc<Recorded>,
+        dead: Arc<Dead>,
+        health: Health,
+        inputs: mpsc::Sender<Input>,
+        ending: Ending,
+        task: tokio::task::JoinHandle<()>,
+    }
+
+    #[derive(Default)]
+    struct Calls {
+        commits: Vec<i64>,
+        seeks: Vec<i64>,
+        stopped: u32,
+    }
+
+    #[derive(Default)]
+    struct Recorded(Mutex<Calls>);
+
+    impl Group for Recorded {
+        fn commit(&self, _: &TopicPartition, next: i64, _: String) {
+            self.0.lock().expect("whole").commits.push(next);
+        }
+
+        fn seek(&self, _: &TopicPartition, offset: i64) {
+            self.0.lock().expect("whole").seeks.push(offset);
+        }
+
+        fn stop(&self, _: &TopicPartition) {
+            self.0.lock().expect("whole").stopped += 1;
+        }
+    }
+
+    /// Each dead letter with what was committed when it came.
+    struct Dead(Arc<Recorded>, Mutex<BTreeMap<i64, Option<i64>>>);
+
+    impl DeadLetters for Dead {
+        async fn set_aside(&self, _: &TopicPartition, rejected: Rejected) {
+            let committed = self.0.0.lock().expect("whole").commits.last().copied();
+            self.1.lock().expect("whole").insert(rejected.record.offset, committed);
+        }
+    }
+
+    impl World {
+        fn start(sink: MemorySink) -> Self {
+            let id = TopicPartition { topic: "t".parse().expect("valid"), partition: 0 };
+            let (inputs, queue) = mpsc::channel(16);
+            let sink = Arc::new(sink);
+            let group = Arc::new(Recorded::default());
+            let dead = Arc::new(Dead(group.clone(), Mutex::default()));
+            let (health, ending) = (Health::default(), Ending::default());
+            let partition = Partition {
+                sink_name: "memory".parse().expect("valid"),
+                id: id.clone(),
+                sink: sink.clone(),
+                group: group.clone(),
+                dead_letters: dead.clone(),
+                health: health.clone(),
+                usage: Arc::default(),
+                ending: ending.clone(),
+            };
+            let task = tokio::spawn(partition.run(None, queue));
+            inputs.try_send(Input::Sought).expect("room");
+            Self { id, sink, group, dead, health, inputs, ending, task }
+        }
+
+        async fn records(&self, offsets: std::ops::Range<i64>) {
+            let run = offsets.map(record).collect();
+            self.inputs.send(Input::Records(run)).await.expect("open");
+        }
+
+        /// Lets everything happen that needs no time.
+        async fn settle(&self) {
+            sleep(Duration::from_millis(1)).await;
+        }
+
+        fn committed(&self) -> Option<i64> {
+            self.group.0.lock().expect("whole").commits.last().copied()
+        }
+
+        fn dead_letters(&self) -> Vec<(i64, Option<i64>)> {
+            self.dead.1.lock().expect("whole").clone().into_iter().collect()
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! The whole, from joining the group to leaving it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use tailwater_runtime::Health;
+use tailwater_topics_contract::{PipelineName, SinkRegistration};
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use crate::budget::Budget;
+use crate::consumer::{Fetcher, Maker};
+use crate::dead_letter::DeadLetterTopic;
+use crate::error::WorkerError;
+use crate::sink::{Sink, TopicPartition};
+
+/// How long leaving the group may take beyond the grace period.
+const LEAVE: Duration = Duration::from_secs(10);
+
+/// What a worker is told.
+#[derive(Clone, Debug)]
+pub struct WorkerConfig {
+    /// The pipeline, which names group and dead-letter topic.
+    pub pipeline: PipelineName,
+    /// The sink as registered.
+    pub registration: SinkRegistration,
+    /// `bootstrap.servers`.
+    pub brokers: String,
+    /// Further client properties, such as those for TLS; they win over ours, save those that correctness needs.
+    pub properties: HashMap<String, String>,
+    /// Bytes that queues and open batches of all partitions may hold together.
+    pub budget_bytes: usize,
+    /// How long a drain may take.
+    pub grace: Duration,
+    /// A name that stays the same when this worker restarts, so that it takes up its partitions without a rebalance.
+    /// Two running workers must not share one.
+    pub instance_id: Option<String>,
+}
+
+impl WorkerConfig {
+    /// The defaults of everything but where and what: 256 MiB, 30 seconds of grace, no fixed instance.
+    pub fn new(pipeline: PipelineName, registration: SinkRegistration, brokers: String) -> Self {
+        Self {
+            pipeline,
+            registration,
+            brokers,
+            properties: HashMap::new(),
+            budget_bytes: 256 << 20,
+            grace: Duration::from_secs(30),
+            instance_id: None,
+        }
+    }
+
+    fn client(&self) -> ClientConfig {
+        let mut settings = ClientConfig::new();
+        settings.set("client.id", format!("tailwater-sink-{}", self.registration.spec.name));
+        for (name, value) in &self.properties {
+            settings.set(name, value);
+        }
+        settings.set("bootstrap.servers", &self.brokers);
+        settings
+    }
+
+    fn consumer(&self) -> ClientConfig {
+        let mut settings = self.client();
+        // What the client fetches ahead is memory, too: a quarter of the budget on top of it.
+        let prefetch_kib = (self.budget_bytes / 4 / 1024).clamp(1024, 64 * 1024);
+        let defaults = [
+            ("session.timeout.ms", "10000".to_owned()),
+            ("heartbeat.interval.ms", "3000".to_owned()),
+            ("max.poll.interval.ms", "300000".to_owned()),
+            ("fetch.wait.max.ms", "100".to_owned()),
+            ("queued.max.messages.kbytes", prefetch_kib.to_string()),
+        ];
+        for (name, value) in defaults {
+            if settings.get(name).is_none() {
+                settings.set(name, value);
+            }
+        }
+        if let Some(instance) = &self.instance_id {
+            settings.set("group.instance.id", instance);
+        }
+        settings
+            .set("group.id", self.pipeline.consumer_group(&self.registration.spec.name))
+            .set("partition.assignment.strategy", "cooperative-sticky")
+            .set("isolation.level", "read_committed")
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("auto.offset.reset", "error");
+        settings
+    }
+}
+
+/// Runs a sink until `shutdown` is cancelled: then flushes, commits and leaves the group.
+///
+/// # Errors
+/// When the client refuses its settings or fails for good, or when draining takes longer than the grace period. A
+/// partition that cannot go on is no error of the worker: it stops alone, and `health` says so.
+pub async fn run<S: Sink>(
+    config: WorkerConfig,
+    sink: S,
+    shutdown: CancellationToken,
+    health: Health,
+) -> Result<(), WorkerError> {
+    let spec = &config.registration.spec;
+    let dead_letters = config.pipeline.dead_letter_topic(&spec.name);
+    let dead_letters = DeadLetterTopic::new(spec.name.clone(), dead_letters, config.client())?;
+    let origin = |origin: &tailwater_topics_contract::Origin| {
+        let id = TopicPartition { topic: origin.topic.clone(), partition: origin.partition };
+        (id, origin.offset)
+    };
+    let maker = Maker {
+        sink_name: spec.name.clone(),
+        sink: Arc::new(sink),
+        dead_letters: Arc::new(dead_letters),
+        health: health.clone(),
+        tasks: Handle::current(),
+        origins: config.registration.origins.iter().map(origin).collect(),
+    };
+    let topics: Vec<&str> = spec.topics.iter().map(|topic| topic.as_str()).collect();
+    let budget = Budget::new(config.budget_bytes);
+    let fetcher =
+        Fetcher::new(&config.consumer(), &topics, maker, budget).map_err(WorkerError::Settings)?;
+    health.not_ready("group", "joining");
+
+    // A thread of its own: the client blocks, and closing it may take long or, as its issues say, hang; then the
+    // process ends without it.
+    let (ended, mut end) = oneshot::channel();
+    let (stop, grace) = (shutdown.clone(), config.grace);
+    std::thread::Builder::new()
+        .name("consumer".to_owned())
+        .spawn(move || {
+            // Nobody listens any more when the deadline has passed.
+            let _ = ended.send(fetcher.run(&stop, grace));
+        })
+        .map_err(WorkerError::Thread)?;
+    let failed = |source| WorkerError::Consumer {
+        group: config.pipeline.consumer_group(&spec.name),
+        brokers: config.brokers.clone(),
+        source,
+    };
+    let outcome = tokio::select! {
+        outcome = &mut end => outcome,
+        () = shutdown.cancelled() => match tokio::time::timeout(grace + LEAVE, end).await {
+            Ok(outcome) => outcome,
+            Err(_) => return Err(WorkerError::Grace { seconds: grace.as_secs() }),
+        },
+    };
+    outcome.map_err(|_| WorkerError::Panicked)?.map_err(failed)
+}
