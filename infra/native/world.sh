@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The demo's world. usage: world.sh servers|up|down|clean|demo|demo-pgbench
+# The demo's world. usage: world.sh build|servers|up|down|clean|demo|demo-pgbench
+set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/settings.sh"
 source "$native/servers.sh"
 source "$native/build.sh"
@@ -79,14 +80,18 @@ disagreed() {
         "Logs: $logs · \`make down\` ends it, \`make clean\` also removes its data."
 }
 
-[[ $# = 1 ]] || die "usage: world.sh servers|up|down|clean|demo|demo-pgbench"
+[[ $# = 1 ]] || die "usage: world.sh build|servers|up|down|clean|demo|demo-pgbench"
 lock
 case $1 in
-    servers) servers_up && show_servers ;;
+    build) build ;;
+    servers)
+        servers_up
+        show_servers
+        ;;
     up) up ;;
     down) down ;;
     clean) clean ;;
     demo) demo ;;
     demo-pgbench) demo_pgbench ;;
-    *) die "\`$1\` is none of servers, up, down, clean, demo, demo-pgbench" ;;
+    *) die "\`$1\` is none of build, servers, up, down, clean, demo, demo-pgbench" ;;
 esac

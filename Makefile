@@ -1,0 +1,47 @@
+# Every command a developer or a user needs; the work is done by infra/native and infra/check.
+.DEFAULT_GOAL := help
+.PHONY: help build demo demo-pgbench up down clean servers test test-servers test-down bench lint fmt
+
+help: ## show this list
+	@echo 'usage: make TARGET'
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' Makefile | expand -t 18
+	@echo 'Ports, sizes and choices that can be set in the environment: infra/native/settings.sh'
+
+demo: ## build, start a whole world on loopback, send orders through it, prove nothing is missing
+	@infra/native/world.sh demo
+
+demo-pgbench: ## the same over a database that was not made for it: pgbench's
+	@infra/native/world.sh demo-pgbench
+
+up: ## start the world again with the data it had
+	@infra/native/world.sh up
+
+down: ## stop exactly what was started, keep the data
+	@infra/native/world.sh down
+
+clean: ## stop it and remove its data
+	@infra/native/world.sh clean
+
+servers: ## only the world's servers: Postgres, Kafka, S3, OpenSearch
+	@infra/native/world.sh servers
+
+build: ## the binaries, with the profile of demo and tests
+	@infra/native/world.sh build
+
+test: ## all tests, against servers of their own
+	@infra/native/test.sh run
+
+test-servers: ## only the tests' servers, to run single tests by hand
+	@infra/native/test.sh servers
+
+test-down: ## stop the tests' servers, remove their data
+	@infra/native/test.sh down
+
+bench: ## throughput, CPU and memory as ratios to a bare loop, in release mode
+	@infra/native/bench.sh
+
+lint: ## formatting, clippy, licences, dependency directions, scripts
+	@infra/check/lint.sh
+
+fmt: ## format Rust sources
+	@cargo fmt --all

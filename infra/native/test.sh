@@ -1,0 +1,83 @@
+#!/usr/bin/env bash
+# The tests, with servers of their own. usage: test.sh run|servers|down
+#
+#   run      everything: starts servers, runs all rings, counts them, stops the servers (TAILWATER_KEEP=1 leaves them)
+#   servers  only the servers, to run single tests by hand; writes their addresses to .world-test/env
+#   down     stops them and removes their data
+set -euo pipefail
+TAILWATER_WORLD=${TAILWATER_TEST_WORLD:-.world-test}
+TAILWATER_PORT_SHIFT=${TAILWATER_TEST_PORT_SHIFT:-0}
+TAILWATER_S3=embedded
+source "$(dirname "${BASH_SOURCE[0]}")/settings.sh"
+source "$native/servers.sh"
+source "$native/build.sh"
+source "$native/rings.sh"
+
+servers_up() {
+    if go_is_new; then
+        servers+=(minio)
+    else
+        say "Go 1.24 is not installed: S3 tests run against the embedded server only."
+    fi
+    install_servers
+    # Servers that somebody kept are used as they are; new ones start empty.
+    if (($(running_servers) == 0)); then
+        rm -rf "$data" "$logs"
+        [[ ${TAILWATER_KEEP:-0} = 1 || $1 = keep ]] || trap down EXIT
+    fi
+    start_servers
+    mkdir -p "$logs"
+    addresses >"$TAILWATER_WORLD/env"
+    source "$TAILWATER_WORLD/env"
+}
+
+addresses() {
+    cat <<TEXT
+export TAILWATER_TEST_POSTGRES=$(postgres_url)
+export TAILWATER_TEST_KAFKA=127.0.0.1:$kafka_port
+export TAILWATER_TEST_S3=http://127.0.0.1:$s3_port
+export TAILWATER_TEST_OPENSEARCH=http://127.0.0.1:$opensearch_port
+TEXT
+    if is_running minio; then echo "export TAILWATER_TEST_MINIO=http://127.0.0.1:$minio_port"; fi
+}
+
+down() {
+    stop_everything
+    rm -rf "$data"
+}
+
+run() {
+    local code=0
+    build
+    install_tests
+    servers_up drop
+    cd "$root"
+    step "Tests"
+    cargo nextest run --locked --workspace --no-fail-fast 2>&1 | tee "$logs/nextest.log" || code=$?
+    step "Examples in documentation"
+    cargo test --locked --workspace --doc 2>&1 | tee "$logs/doc.log" || code=$?
+    step "Summary"
+    rings "$logs/nextest.log" "$logs/doc.log"
+    return "$code"
+}
+
+install_tests() {
+    step "Compiling tests"
+    fetch_nextest
+    (cd "$root" && cargo nextest run --locked --workspace --no-run) ||
+        die "the tests do not compile." "The compiler's messages are above."
+}
+
+[[ $# = 1 ]] || die "usage: test.sh run|servers|down"
+lock
+case $1 in
+    run) run ;;
+    servers)
+        build
+        servers_up keep
+        say
+        say "source $TAILWATER_WORLD/env   # then, for example: cargo nextest run -p tailwater-cdc"
+        ;;
+    down) down ;;
+    *) die "\`$1\` is none of run, servers, down" ;;
+esac
