@@ -78,8 +78,8 @@ make_opensearch() {
     rmdir "$1/opensearch-$opensearch_version"
 }
 
-# The wheel's Java has no locale data, and this module's Thai analyzer, which needs it, keeps every index from
-# being created.
+# The wheel's Java lacks most locales, and without Thai this module's Thai analyzer keeps every index from being
+# created.
 make_opensearch_without_analysis() {
     make_opensearch "$1"
     rm -r "$1/modules/analysis-common"
@@ -87,9 +87,10 @@ make_opensearch_without_analysis() {
 
 # opensearch_part: the distribution that suits the Java there is.
 opensearch_part() {
-    local java
+    local java locales
     java=$(java_at_least 21)
-    if "$java" --list-modules | grep -q '^jdk.localedata'; then
+    locales=$("$java" -XshowSettings:locale -version 2>&1)
+    if [[ $locales = *th_TH* ]]; then
         echo "opensearch-$opensearch_version"
     else
         echo "opensearch-$opensearch_version-without-analysis"

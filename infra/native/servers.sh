@@ -71,7 +71,8 @@ stop_everything() {
     done
     stop "${applications[@]}"
     stop "${others[@]}"
-    say "  stopped: ${applications[*]} ${others[*]}"
+    applications+=("${others[@]}")
+    say "  stopped: ${applications[*]:-nothing was running}"
 }
 
 # lock: one command at a time works on a world.
