@@ -39,8 +39,6 @@ bin=${CARGO_TARGET_DIR:-$root/target}/debug
 : "${TAILWATER_PGBENCH_SECONDS:=30}"
 : "${TAILWATER_PGBENCH_CLIENTS:=4}"
 
-# The S3 server of the demo: `embedded`, or `minio` where Go 1.24 or newer is installed.
-: "${TAILWATER_S3:=embedded}"
 s3_access_key=tailwater
 s3_secret_key=tailwater-secret
 
@@ -73,6 +71,9 @@ if ((EUID == 0)); then
     fi
 fi
 logs=$TAILWATER_WORLD/log
+
+# The S3 server of the demo: `embedded`, or `minio` where Go 1.24 or newer is installed. A world keeps what it began with.
+: "${TAILWATER_S3:=$(cat "$data/s3.kind" 2>/dev/null || echo embedded)}"
 
 # The binaries, and `tailwater.yaml` in both demos, see the same values.
 export TAILWATER_WORLD TAILWATER_PARTS "${!TAILWATER_@}"

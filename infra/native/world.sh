@@ -28,7 +28,7 @@ down() {
 
 clean() {
     down
-    rm -rf "$data" "$logs" "$pids"
+    rm -rf "$data" "$logs" "$pids" "$TAILWATER_WORLD/env"
     say "  removed $data"
 }
 
