@@ -305,6 +305,9 @@ impl Capture {
                 return Err(Error::OutboxChanged { table: outbox.table().clone() });
             }
             (Route::Heartbeat, ..) => {}
+            (Route::Undeclared(table), ..) => {
+                return Err(RouteError::Undeclared { table: table.clone() }.into());
+            }
         }
         Ok(Step::Inside)
     }
@@ -329,6 +332,9 @@ impl Capture {
                     return Err(Error::OutboxChanged { table: outbox.table().clone() });
                 }
                 Route::Heartbeat => {}
+                Route::Undeclared(table) => {
+                    return Err(RouteError::Undeclared { table: table.clone() }.into());
+                }
             }
         }
         Ok(Step::Inside)

@@ -37,6 +37,9 @@ pub enum Route {
     Outbox(Outbox),
     /// Nowhere.
     Heartbeat,
+    /// Nowhere, because nobody declared it. Only a change makes that an error: beside a partitioned table the
+    /// server announces each partition too, and then sends changes of the former only.
+    Undeclared(TableName),
 }
 
 /// Where the changes of a table go.
@@ -109,7 +112,7 @@ impl Routes {
         }
         let table = TableName { schema: relation.schema.clone(), table: relation.name.clone() };
         match self.declared.get(&table) {
-            None => Err(RouteError::Undeclared { table }),
+            None => Ok(Route::Undeclared(table)),
             Some(Declared::Table { topic, key_columns, partitions, is_compacted }) => {
                 let pipeline = self.pipeline.as_str();
                 let plan = Plan::compile(relation, key_columns, pipeline, &self.database)?;

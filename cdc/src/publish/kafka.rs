@@ -302,7 +302,11 @@ impl Kafka {
     }
 
     fn classified(&self, error: KafkaError, doing: &'static str) -> Error {
-        classified(error, &self.brokers, doing)
+        // A fenced client throws away its queue first, so the error at hand need not be the cause.
+        match self.producer.client().fatal_error() {
+            Some((code, _)) if is_fence(code) => Error::Fenced,
+            _ => classified(error, &self.brokers, doing),
+        }
     }
 }
 
@@ -414,13 +418,15 @@ fn is_retriable(error: &KafkaError) -> bool {
 }
 
 fn is_fenced(error: &KafkaError) -> bool {
+    error.rdkafka_error_code().is_some_and(is_fence)
+}
+
+fn is_fence(code: RDKafkaErrorCode) -> bool {
     matches!(
-        error.rdkafka_error_code(),
-        Some(
-            RDKafkaErrorCode::Fenced
-                | RDKafkaErrorCode::ProducerFenced
-                | RDKafkaErrorCode::InvalidProducerEpoch
-        )
+        code,
+        RDKafkaErrorCode::Fenced
+            | RDKafkaErrorCode::ProducerFenced
+            | RDKafkaErrorCode::InvalidProducerEpoch
     )
 }
 

@@ -158,7 +158,8 @@ fn what_has_no_place_to_go_stops_the_reader() {
         all.iter().find_map(|m| reader.try_take(m).err()).expect("must be refused").to_string()
     };
     let undeclared = wire::relation(5, "public", "other", b'd', &[("id", 23, true)]);
-    assert!(refuse(&[undeclared]).contains("public.other"));
+    let change = wire::insert(5, &row(&["1"]));
+    assert!(refuse(&[undeclared, change]).contains("public.other"));
     assert!(refuse(&[wire::insert(77, &row(&["1"]))]).contains("77"));
     assert!(refuse(&[wire::logical("audit", b"x")]).contains("audit"));
     let mut event = row(&["e", "t", "invoices", "i", "T", "1", "k", "{}", "{}", "c", "c", "t"]);

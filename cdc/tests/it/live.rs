@@ -1,1 +1,806 @@
+//! The reader between a real Postgres and a real Kafka: every test has its own database, pipeline and topics.
 
+use std::collections::BTreeMap;
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{Headers, Message};
+use rdkafka::producer::{BaseProducer, Producer};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use serde_json::Value;
+use tailwater_cdc::config::{KafkaConfig, Limits, PostgresConfig, SslMode};
+use tailwater_cdc::preflight::{self, Declared};
+use tailwater_cdc::{Config, Error, progress};
+use tailwater_runtime::{Health, Secret, clock};
+use tailwater_topics_contract::{
+    From as Origin, Lsn, Registrations, TopicName, TopicRegistration, TopicSpec,
+};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+use tokio_postgres::{Client, NoTls};
+use tokio_util::sync::CancellationToken;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+// ---- what arrives ----
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn changes_and_events_arrive_once_and_in_order() {
+    let world = World::new().await;
+    let reader = world.start_reader().await;
+    world
+        .sql(
+            "INSERT INTO item VALUES (1, 'a'), (2, 'b');
+             UPDATE item SET body = 'c' WHERE id = 1;
+             UPDATE item SET id = 3 WHERE id = 2;
+             DELETE FROM item WHERE id = 1;",
+        )
+        .await;
+    world
+        .sql(
+            "INSERT INTO shop.outbox (id, aggregate_type, aggregate_id, event_type, event_version, payload)
+             VALUES ('018f0000-0000-7000-8000-000000000001', 'shop', 's1', 'shop.opened', 1, '{\"n\": 1}')",
+        )
+        .await;
+    let changes = world.read_until(&world.changes(), 8).await;
+    let events = world.read_until(&world.events(), 1).await;
+    reader.stop().await.expect("it drains");
+
+    let told: Vec<(String, u64)> = changes
+        .iter()
+        .map(|record| match record.json() {
+            Some(value) => (value["op"].as_str().unwrap().to_owned(), record.seq()),
+            None => ("tombstone".to_owned(), record.seq()),
+        })
+        .collect();
+    let ops: Vec<&str> = told.iter().map(|(op, _)| op.as_str()).collect();
+    assert_eq!(ops, ["c", "c", "u", "d", "tombstone", "c", "d", "tombstone"]);
+    let first = (1_u64 << 44) + 1;
+    let seqs: Vec<u64> = told.iter().map(|(_, seq)| *seq).collect();
+    assert_eq!(seqs, (first..first + 8).collect::<Vec<_>>());
+    assert_eq!(events[0].key.as_deref(), Some(b"s1".as_slice()));
+    assert_eq!(events[0].json().unwrap()["n"], 1);
+    assert_eq!(events[0].header("ce_type"), Some("shop.opened"));
+    assert_eq!(events[0].seq(), first + 8);
+    let left = world.progress().await.expect("there is progress");
+    assert_eq!((left.seq, left.in_flight), (first + 8, None));
+    world.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_killed_twenty_times_repeats_and_loses_nothing() {
+    let seed = clock::now_ms() as u64;
+    println!("seed {seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let world = World::new().await;
+    world.start_reader().await.stop().await.expect("the slot exists from here on");
+    let load = world.connect().await;
+    let writer = tokio::spawn(async move {
+        // Single rows, small transactions, some rolled back; all numbered without holes.
+        let mut next = 0_i64;
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(25) {
+            let rows = 1 + next % 7;
+            let sql = format!(
+                "BEGIN; INSERT INTO item SELECT g, 'x' FROM generate_series({next}, {}) g; COMMIT;
+                 BEGIN; INSERT INTO item VALUES (-1, 'never'); ROLLBACK;",
+                next + rows - 1
+            );
+            load.batch_execute(&sql).await.expect("the load runs");
+            next += rows;
+            sleep(Duration::from_millis(2)).await;
+        }
+        next
+    });
+    let mut kills = 0;
+    while kills < 20 || !writer.is_finished() {
+        let mut child = world.start_child();
+        let life = Duration::from_millis(random.random_range(100..2_000));
+        let died = Instant::now() + life;
+        while Instant::now() < died {
+            world.assert_not_ahead().await;
+            sleep(Duration::from_millis(50)).await;
+        }
+        child.kill().expect("it can be killed");
+        child.wait().expect("it is gone");
+        kills += 1;
+    }
+    let rows = writer.await.expect("no panic");
+    let reader = world.start_reader().await;
+    let records = world.read_until(&world.changes(), rows as usize).await;
+    reader.stop().await.expect("it drains");
+    let records_after = World::read_all(&world.changes());
+    assert_eq!(records_after.len(), records.len(), "nothing comes after the last row");
+    assert_rows(&records, rows, seed);
+    world.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_transaction_is_split_and_survives_kills_in_its_middle() {
+    let seed = clock::now_ms() as u64;
+    println!("seed {seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let world = World::new().await;
+    world.start_reader().await.stop().await.expect("the slot exists from here on");
+    let rows = 200_000;
+    world
+        .sql(&format!(
+            "INSERT INTO item SELECT g, repeat('x', 80) FROM generate_series(0, {rows} - 1) g"
+        ))
+        .await;
+    let mut split = 0;
+    for _ in 0..6 {
+        let mut child = world.start_child();
+        let before = world.progress().await.map(|record| record.seq);
+        let begun = Instant::now();
+        let wait = Duration::from_millis(random.random_range(0..300));
+        while begun.elapsed() < PATIENCE {
+            let now = world.progress().await;
+            split += usize::from(now.as_ref().is_some_and(|record| record.in_flight.is_some()));
+            if now.map(|record| record.seq) != before {
+                break;
+            }
+        }
+        sleep(wait).await;
+        child.kill().expect("it can be killed");
+        child.wait().expect("it is gone");
+    }
+    assert!(split > 0, "no progress was seen inside the transaction, seed {seed}");
+    let reader = world.start_reader().await;
+    let records = world.read_until(&world.changes(), rows as usize).await;
+    reader.stop().await.expect("it drains");
+    assert_rows(&records, rows, seed);
+    world.drop().await;
+}
+
+// ---- the slot ----
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_database_moves_its_slot() {
+    let world = World::new().await;
+    let reader = world.start_reader().await;
+    world.sql("CREATE TABLE elsewhere AS SELECT g FROM generate_series(1, 20000) g").await;
+    let end: String = world.value("SELECT pg_current_wal_insert_lsn()::text").await;
+    let end: Lsn = end.parse().expect("an LSN");
+    let begun = Instant::now();
+    while world.confirmed().await < end {
+        assert!(begun.elapsed() < PATIENCE, "the slot stays at {}", world.confirmed().await);
+        world.assert_not_ahead().await;
+        sleep(Duration::from_millis(200)).await;
+    }
+    assert!(World::read_all(&world.changes()).is_empty());
+    reader.stop().await.expect("it drains");
+    world.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slot_moved_by_somebody_else_stops_the_reader() {
+    let world = World::new().await;
+    world.start_reader().await.stop().await.expect("it drains");
+    world.sql("INSERT INTO item VALUES (1, 'lost')").await;
+    let advance = format!(
+        "SELECT pg_replication_slot_advance('{}', pg_current_wal_lsn())",
+        world.config.pipeline.slot()
+    );
+    world.sql(&advance).await;
+    assert_eq!(world.fail().await.code(), "TW015");
+    assert!(World::read_all(&world.changes()).is_empty());
+    world.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dropped_slot_and_a_slot_without_progress_stop_the_reader() {
+    let world = World::new().await;
+    world.start_reader().await.stop().await.expect("it drains");
+    let slot = world.config.pipeline.slot();
+    world.sql(&format!("SELECT pg_drop_replication_slot('{slot}')")).await;
+    assert_eq!(world.fail().await.code(), "TW012");
+
+    let other = World::new().await;
+    let slot = other.config.pipeline.slot();
+    other.sql(&format!("SELECT pg_create_logical_replication_slot('{slot}', 'pgoutput')")).await;
+    assert_eq!(other.fail().await.code(), "TW011");
+    world.drop().await;
+    other.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn existing_rows_need_an_explicit_word() {
+    let mut world = World::new().await;
+    world.sql("INSERT INTO item VALUES (1, 'old')").await;
+    assert_eq!(world.fail().await.code(), "TW022");
+    assert_eq!(
+        world
+            .count("SELECT count(*) FROM pg_replication_slots WHERE database = current_database()")
+            .await,
+        0
+    );
+    world.config.from_now = true;
+    let reader = world.start_reader().await;
+    world.sql("INSERT INTO item VALUES (2, 'new')").await;
+    let records = world.read_until(&world.changes(), 1).await;
+    assert_eq!(records[0].json().unwrap()["after"]["id"], 2);
+    reader.stop().await.expect("it drains");
+    world.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_reader_gives_up_and_leaves_the_first_alone() {
+    let mut world = World::new().await;
+    let first = world.start_reader().await;
+    world.config.limits.slot_wait_ms = 1_500;
+    assert_eq!(world.fail().await.code(), "TW020");
+    world.sql("INSERT INTO item VALUES (1, 'a')").await;
+    world.read_until(&world.changes(), 1).await;
+    first.stop().await.expect("it drains");
+    world.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broken_connection_is_followed_by_a_fresh_session() {
+    let world = World::new().await;
+    let reader = world.start_reader().await;
+    for id in 0..5 {
+        world.sql(&format!("INSERT INTO item VALUES ({id}, 'x')")).await;
+        let slot = world.config.pipeline.slot();
+        let terminate = format!(
+            "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = '{slot}' AND active"
+        );
+        world.sql(&terminate).await;
+        world.read_until(&world.changes(), id + 1).await;
+    }
+    reader.stop().await.expect("it drains");
+    assert_rows(&World::read_all(&world.changes()), 5, 0);
+    world.drop().await;
+}
+
+// ---- Kafka ----
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fenced_reader_ends_with_its_own_code() {
+    let world = World::new().await;
+    let reader = world.start_reader().await;
+    let other: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", kafka())
+        .set("transactional.id", world.config.pipeline.transactional_id())
+        .create()
+        .expect("a producer");
+    other.init_transactions(PATIENCE).expect("it fences");
+    world.sql("INSERT INTO item VALUES (1, 'a')").await;
+    let error = reader.ended().await.expect_err("it is fenced");
+    assert_eq!(error.code(), "TW030", "{error:?}");
+    assert!(World::read_all(&world.changes()).is_empty());
+    world.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_that_lost_records_stops_the_reader() {
+    let world = World::new().await;
+    let reader = world.start_reader().await;
+    world.sql("INSERT INTO item SELECT g, 'x' FROM generate_series(1, 10) g").await;
+    world.read_until(&world.changes(), 10).await;
+    // The ends of a transaction's records are known when it is over, and written with the next.
+    world.sql("INSERT INTO item VALUES (11, 'x')").await;
+    world.read_until(&world.changes(), 11).await;
+    reader.stop().await.expect("it drains");
+    let admin = admin();
+    let topic = world.changes();
+    admin.delete_topics(&[topic.as_str()], &AdminOptions::new()).await.expect("it is deleted");
+    sleep(Duration::from_millis(500)).await;
+    create_topics(&[(&topic, 1)]).await;
+    assert_eq!(world.fail().await.code(), "TW026");
+    world.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_missing_topic_and_a_wrong_partition_count_stop_the_reader() {
+    let mut world = World::new().await;
+    let name = world.changes();
+    let topic = world.registrations.topics.get_mut(&name).expect("it is registered");
+    topic.spec.partitions = 5;
+    assert_eq!(world.fail().await.code(), "TW033");
+    let topic = world.registrations.topics.remove(&name).expect("it is registered");
+    let missing: TopicName = format!("{name}.missing").parse().expect("a name");
+    let mut spec = topic.spec.clone();
+    spec.name = missing.clone();
+    world.registrations.topics.insert(missing, TopicRegistration { spec, ..topic });
+    assert_eq!(world.fail().await.code(), "TW033");
+    world.drop().await;
+}
+
+// ---- logging in, and what preflight finds ----
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn passwords_are_proved_by_scram_md5_and_in_clear_text() {
+    let world = World::new().await;
+    let run = unique();
+    let methods = [("scram-sha-256", "scram-sha-256"), ("md5", "md5"), ("password", "md5")];
+    let roles: Vec<String> = (0..methods.len()).map(|i| format!("login_{run}_{i}")).collect();
+    for (role, (_, stored)) in roles.iter().zip(&methods) {
+        world
+            .sql(&format!("SET password_encryption = '{stored}'; CREATE ROLE {role} LOGIN REPLICATION PASSWORD 'geheim'"))
+            .await;
+    }
+    let asked = Hba::ask(&world, &roles, &methods).await;
+    for role in &roles {
+        let mut config = world.config.clone();
+        config.postgres.user.clone_from(role);
+        let declared = Declared::default();
+        let refused = preflight::check(&config, &declared).await;
+        assert!(refused[0].problem.contains("asks for a password"), "{}", refused[0]);
+        config.postgres.password = Some(Secret::new("falsch"));
+        let refused = preflight::check(&config, &declared).await;
+        assert!(refused[0].problem.contains("28P01"), "{}", refused[0]);
+        config.postgres.password = Some(Secret::new("geheim"));
+        let findings = preflight::check(&config, &declared).await;
+        assert!(findings.iter().all(|finding| finding.code != "TW100"), "{findings:?}");
+    }
+    asked.restore(&world).await;
+    for role in &roles {
+        world.sql(&format!("DROP ROLE {role}")).await;
+    }
+    world.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn preflight_names_the_statement_that_mends_each_problem() {
+    let world = World::new().await;
+    let declared = Declared::in_registrations(&world.registrations);
+    let errors = || async {
+        let found = preflight::check(&world.config, &declared).await;
+        let errors = found.into_iter().filter(|f| f.severity == preflight::Severity::Error);
+        errors.collect::<Vec<_>>()
+    };
+    assert_eq!(errors().await, []);
+    let changes = world.config.pipeline.changes_publication();
+    // Breaks it, expects the code, then does what the remedy says.
+    for (breaking, code) in [
+        (format!("ALTER PUBLICATION {changes} DROP TABLE item"), "TW112"),
+        (
+            format!(
+                "CREATE TABLE extra (id int PRIMARY KEY); ALTER PUBLICATION {changes} ADD TABLE extra"
+            ),
+            "TW113",
+        ),
+        (format!("ALTER PUBLICATION {changes} SET (publish = 'insert')"), "TW111"),
+        ("ALTER TABLE item REPLICA IDENTITY NOTHING".to_owned(), "TW123"),
+    ] {
+        world.sql(&breaking).await;
+        let found = errors().await;
+        let codes: Vec<_> = found.iter().map(|finding| finding.code).collect();
+        assert_eq!(codes, [code], "{found:?}");
+        let statement = found[0].remedy.split('`').nth(1).expect("a statement in backticks");
+        world.sql(statement).await;
+        assert_eq!(errors().await, [], "after `{statement}`");
+    }
+    world.drop().await;
+}
+
+// ---- the child that is killed ----
+
+/// Not a test of its own: the process that the tests above start and kill.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "the body of a child process that other tests start and kill"]
+async fn child() {
+    let task = std::env::var("TAILWATER_TEST_CHILD").expect("only started by other tests");
+    let task: Value = serde_json::from_str(&task).expect("our own JSON");
+    let text = |field: &str| task[field].as_str().expect("a text").to_owned();
+    let topics: Vec<TopicRegistration> =
+        serde_json::from_value(task["topics"].clone()).expect("our own JSON");
+    let topics = topics.into_iter().map(|topic| (topic.spec.name.clone(), topic)).collect();
+    let registrations = Registrations { topics, ..Registrations::default() };
+    let config = config(&text("pipeline"), &text("database"));
+    let (_keep, follow) = watch::channel(registrations);
+    let ended = tailwater_cdc::run(config, follow, CancellationToken::new(), Health::default());
+    panic!("the reader ended: {:?}", ended.await);
+}
+
+// ---- the world around a reader ----
+
+struct World {
+    config: Config,
+    registrations: Registrations,
+    client: Client,
+}
+
+struct Reader {
+    task: JoinHandle<Result<(), Error>>,
+    stop: CancellationToken,
+    _registrations: watch::Sender<Registrations>,
+}
+
+impl Reader {
+    async fn stop(self) -> Result<(), Error> {
+        self.stop.cancel();
+        self.ended().await
+    }
+
+    async fn ended(self) -> Result<(), Error> {
+        timeout(PATIENCE, self.task).await.expect("it ends in time").expect("no panic")
+    }
+}
+
+fn variable(name: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| {
+        panic!("{name} is not set; start the servers with `make servers` and run this through `make test`")
+    })
+}
+
+fn kafka() -> String {
+    variable("TAILWATER_TEST_KAFKA")
+}
+
+fn unique() -> String {
+    uuid::Uuid::new_v4().simple().to_string()[..10].to_owned()
+}
+
+fn config(pipeline: &str, database: &str) -> Config {
+    let url: tokio_postgres::Config =
+        variable("TAILWATER_TEST_POSTGRES").parse().expect("a Postgres URL");
+    let host = match &url.get_hosts()[0] {
+        tokio_postgres::config::Host::Tcp(host) => host.clone(),
+        tokio_postgres::config::Host::Unix(_) => panic!("a TCP address"),
+    };
+    Config {
+        pipeline: pipeline.parse().expect("a name"),
+        postgres: PostgresConfig {
+            host,
+            port: url.get_ports().first().copied().unwrap_or(5432),
+            user: url.get_user().unwrap_or("postgres").to_owned(),
+            password: None,
+            database: database.to_owned(),
+            sslmode: Some(SslMode::Disable),
+        },
+        kafka: KafkaConfig { brokers: kafka(), properties: BTreeMap::new() },
+        limits: Limits { transaction_bytes: 1 << 20, ..Limits::default() },
+        from_now: false,
+    }
+}
+
+async fn connect(config: &PostgresConfig, database: &str) -> Client {
+    let (client, connection) = tokio_postgres::Config::new()
+        .host(&config.host)
+        .port(config.port)
+        .user(&config.user)
+        .dbname(database)
+        .connect(NoTls)
+        .await
+        .expect("Postgres answers");
+    tokio::spawn(connection);
+    client
+}
+
+fn admin() -> AdminClient<DefaultClientContext> {
+    ClientConfig::new().set("bootstrap.servers", kafka()).create().expect("a client")
+}
+
+async fn create_topics(topics: &[(&TopicName, i32)]) {
+    let new: Vec<_> = topics
+        .iter()
+        .map(|(name, partitions)| {
+            NewTopic::new(name.as_str(), *partitions, TopicReplication::Fixed(1))
+        })
+        .collect();
+    let made = admin().create_topics(&new, &AdminOptions::new()).await.expect("Kafka answers");
+    made.into_iter().for_each(|made| assert!(made.is_ok(), "{made:?}"));
+}
+
+impl World {
+    /// A database with a table and an outbox, their publications, and topics for both.
+    async fn new() -> Self {
+        let name = format!("cdc_{}", unique());
+        let config = config(&name, &name);
+        let root = connect(&config.postgres, "postgres").await;
+        root.batch_execute(&format!("CREATE DATABASE {name}")).await.expect("a database");
+        let client = connect(&config.postgres, &name).await;
+        let (changes, outbox) =
+            (config.pipeline.changes_publication(), config.pipeline.outbox_publication());
+        let sql = format!(
+            "CREATE TABLE item (id bigint PRIMARY KEY, body text);
+             CREATE SCHEMA shop;
+             CREATE TABLE shop.outbox (
+                 id uuid NOT NULL, created_at timestamptz NOT NULL DEFAULT now(), aggregate_type text NOT NULL,
+                 aggregate_id text NOT NULL, event_type text NOT NULL, event_version smallint NOT NULL,
+                 partition_key text, payload jsonb NOT NULL, headers jsonb, correlation_id uuid,
+                 causation_id uuid, traceparent text, PRIMARY KEY (id, created_at)
+             ) PARTITION BY RANGE (created_at);
+             CREATE TABLE shop.outbox_default PARTITION OF shop.outbox DEFAULT;
+             CREATE PUBLICATION {changes} FOR TABLE item WITH (publish_via_partition_root = true);
+             CREATE PUBLICATION {outbox} FOR TABLE shop.outbox
+                 WITH (publish = 'insert', publish_via_partition_root = true);"
+        );
+        client.batch_execute(&sql).await.expect("tables and publications");
+        let topic = |suffix: &str, from: Origin, key: &[&str], policy: &str| {
+            let name: TopicName = format!("{name}.{suffix}").parse().expect("a name");
+            let spec = TopicSpec {
+                name: name.clone(),
+                from,
+                key: None,
+                partitions: 1,
+                replication: None,
+                config: BTreeMap::from([("cleanup.policy".to_owned(), policy.to_owned())]),
+                declared_at: None,
+            };
+            let key_columns = key.iter().map(|column| (*column).to_owned()).collect();
+            (name, TopicRegistration { spec, key_columns })
+        };
+        let table = "public.item".parse().expect("a name");
+        let outbox = Origin::Outbox {
+            aggregate: "shop".to_owned(),
+            table: "shop.outbox".parse().expect("a name"),
+        };
+        let topics = BTreeMap::from([
+            topic("changes", Origin::Table(table), &["id"], "compact"),
+            topic("events", outbox, &[], "delete"),
+        ]);
+        let progress = config.pipeline.progress_topic();
+        let mut new: Vec<(&TopicName, i32)> = topics.keys().map(|name| (name, 1)).collect();
+        new.push((&progress, 1));
+        create_topics(&new).await;
+        let registrations = Registrations { topics, ..Registrations::default() };
+        Self { config, registrations, client }
+    }
+
+    fn changes(&self) -> TopicName {
+        format!("{}.changes", self.config.pipeline).parse().expect("a name")
+    }
+
+    fn events(&self) -> TopicName {
+        format!("{}.events", self.config.pipeline).parse().expect("a name")
+    }
+
+    async fn connect(&self) -> Client {
+        connect(&self.config.postgres, &self.config.postgres.database).await
+    }
+
+    async fn sql(&self, sql: &str) {
+        // One statement at a time: each is a transaction of its own.
+        for statement in sql.split(';').filter(|statement| !statement.trim().is_empty()) {
+            let done = self.client.batch_execute(statement).await;
+            done.unwrap_or_else(|error| panic!("`{statement}`: {error:?}"));
+        }
+    }
+
+    async fn value(&self, sql: &str) -> String {
+        self.client.query_one(sql, &[]).await.expect("a row").get(0)
+    }
+
+    async fn count(&self, sql: &str) -> i64 {
+        self.client.query_one(sql, &[]).await.expect("a row").get(0)
+    }
+
+    fn spawn(&self) -> (Reader, Health) {
+        let (sender, follow) = watch::channel(self.registrations.clone());
+        let (stop, health) = (CancellationToken::new(), Health::default());
+        let run = tailwater_cdc::run(self.config.clone(), follow, stop.clone(), health.clone());
+        (Reader { task: tokio::spawn(run), stop, _registrations: sender }, health)
+    }
+
+    /// A reader that has begun to stream.
+    async fn start_reader(&self) -> Reader {
+        let (reader, health) = self.spawn();
+        let begun = Instant::now();
+        while let Err(reasons) = health.check() {
+            if reader.task.is_finished() {
+                reader.ended().await.expect("the reader works");
+                panic!("the reader ended by itself");
+            }
+            assert!(begun.elapsed() < PATIENCE, "not ready: {reasons:?}");
+            sleep(Duration::from_millis(20)).await;
+        }
+        reader
+    }
+
+    /// A reader that must refuse to work.
+    async fn fail(&self) -> Error {
+        let (reader, _) = self.spawn();
+        reader.ended().await.expect_err("it must not work")
+    }
+
+    /// A reader in a process of its own, to be killed.
+    fn start_child(&self) -> Child {
+        let topics: Vec<_> = self.registrations.topics.values().collect();
+        let task = serde_json::json!({
+            "pipeline": self.config.pipeline.as_str(),
+            "database": self.config.postgres.database,
+            "topics": topics,
+        });
+        Command::new(std::env::current_exe().expect("this binary"))
+            .args(["--exact", "live::child", "--ignored", "--nocapture", "--quiet"])
+            .env("TAILWATER_TEST_CHILD", task.to_string())
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .expect("a child")
+    }
+
+    async fn confirmed(&self) -> Lsn {
+        let slot = self.config.pipeline.slot();
+        let sql = format!(
+            "SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = '{slot}'"
+        );
+        let row = self.client.query_opt(&sql, &[]).await.expect("Postgres answers");
+        let text: Option<String> = row.and_then(|row| row.get(0));
+        text.map_or(Lsn::ZERO, |text| text.parse().expect("an LSN"))
+    }
+
+    async fn progress(&self) -> Option<progress::Record> {
+        progress::read(&self.config).await.expect("progress can be read")
+    }
+
+    /// What the slot was told to forget stands in progress. The slot is asked first, because both only grow.
+    async fn assert_not_ahead(&self) {
+        let confirmed = self.confirmed().await;
+        let position = self.progress().await.map(|record| record.position);
+        // During the very first start the slot exists before its position is written.
+        if let Some(position) = position.filter(|position| *position != Lsn::ZERO) {
+            assert!(confirmed <= position, "slot at {confirmed}, progress at {position}");
+        }
+    }
+
+    /// Every committed record of a topic, in order.
+    fn read_all(topic: &TopicName) -> Vec<Record> {
+        let consumer: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", kafka())
+            .set("group.id", unique())
+            .set("isolation.level", "read_committed")
+            .set("enable.auto.commit", "false")
+            .set("enable.partition.eof", "true")
+            .set("fetch.wait.max.ms", "20")
+            .create()
+            .expect("a consumer");
+        let mut all = TopicPartitionList::new();
+        all.add_partition_offset(topic.as_str(), 0, Offset::Beginning).expect("a partition");
+        consumer.assign(&all).expect("assigned");
+        let mut records = Vec::new();
+        let begun = Instant::now();
+        loop {
+            assert!(begun.elapsed() < PATIENCE, "reading {topic} takes too long");
+            match consumer.poll(Duration::from_millis(500)) {
+                Some(Ok(message)) => records.push(Record::new(&message)),
+                Some(Err(KafkaError::PartitionEOF(_))) => return records,
+                Some(Err(error)) => panic!("reading {topic}: {error}"),
+                None => {}
+            }
+        }
+    }
+
+    async fn read_until(&self, topic: &TopicName, count: usize) -> Vec<Record> {
+        let begun = Instant::now();
+        loop {
+            let records = World::read_all(topic);
+            if records.len() >= count {
+                return records;
+            }
+            let found = records.len();
+            assert!(begun.elapsed() < PATIENCE * 2, "{found} of {count} records in {topic}");
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Leaves nothing behind on servers that others use too.
+    async fn drop(self) {
+        let slot = self.config.pipeline.slot();
+        let begun = Instant::now();
+        loop {
+            let dropped = self
+                .client
+                .batch_execute(&format!(
+                    "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = '{slot}'"
+                ))
+                .await;
+            if dropped.is_ok() || begun.elapsed() > Duration::from_secs(10) {
+                break;
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+        let root = connect(&self.config.postgres, "postgres").await;
+        let name = &self.config.postgres.database;
+        root.batch_execute(&format!("DROP DATABASE {name} WITH (FORCE)")).await.expect("dropped");
+        let mut topics: Vec<String> =
+            self.registrations.topics.keys().map(TopicName::to_string).collect();
+        topics.push(self.config.pipeline.progress_topic().to_string());
+        let topics: Vec<&str> = topics.iter().map(String::as_str).collect();
+        admin().delete_topics(&topics, &AdminOptions::new()).await.expect("Kafka answers");
+    }
+}
+
+struct Record {
+    key: Option<Vec<u8>>,
+    value: Option<Vec<u8>>,
+    headers: Vec<(String, String)>,
+}
+
+impl Record {
+    fn new(message: &impl Message) -> Self {
+        let headers = message.headers().map(|headers| {
+            let text = |value: Option<&[u8]>| String::from_utf8_lossy(value.unwrap_or(b"")).into();
+            headers.iter().map(|h| (h.key.to_owned(), text(h.value))).collect()
+        });
+        Self {
+            key: message.key().map(<[u8]>::to_vec),
+            value: message.payload().map(<[u8]>::to_vec),
+            headers: headers.unwrap_or_default(),
+        }
+    }
+
+    fn json(&self) -> Option<Value> {
+        self.value.as_deref().map(|value| serde_json::from_slice(value).expect("JSON"))
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    fn seq(&self) -> u64 {
+        match self.header("tw-seq") {
+            Some(seq) => seq.parse().expect("a number"),
+            None => self.json().expect("a change")["source"]["seq"].as_u64().expect("a number"),
+        }
+    }
+}
+
+/// Rows 0, 1, 2 … each once, in order, under dense numbers.
+fn assert_rows(records: &[Record], rows: i64, seed: u64) {
+    let ids: Vec<i64> = records
+        .iter()
+        .map(|record| record.json().expect("a change")["after"]["id"].as_i64().expect("an id"))
+        .collect();
+    if let Some(at) = ids.iter().enumerate().position(|(at, id)| at as i64 != *id) {
+        let around = &ids[at.saturating_sub(3)..(at + 4).min(ids.len())];
+        panic!("seed {seed}: at {at} of {rows} comes {around:?}");
+    }
+    assert_eq!(ids.len() as i64, rows, "seed {seed}");
+    let first = (1_u64 << 44) + 1;
+    let dense = records.iter().zip(first..).all(|(record, seq)| record.seq() == seq);
+    assert!(dense, "seed {seed}: the sequence has holes");
+}
+
+/// The server's `pg_hba.conf`, with lines in front that ask our own roles, and nobody else, for a password.
+struct Hba {
+    before: Vec<String>,
+}
+
+impl Hba {
+    async fn ask(world: &World, roles: &[String], methods: &[(&str, &str)]) -> Self {
+        let sql = "SELECT line FROM regexp_split_to_table(pg_read_file(current_setting('hba_file')), E'\\n') line";
+        let rows = world.client.query(sql, &[]).await.expect("a superuser");
+        let before: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+        let mut lines: Vec<String> = roles
+            .iter()
+            .zip(methods)
+            .map(|(role, (method, _))| format!("host all {role} 127.0.0.1/32 {method}"))
+            .collect();
+        lines.extend(before.iter().cloned());
+        Self::write(world, &lines).await;
+        Self { before }
+    }
+
+    async fn restore(self, world: &World) {
+        Self::write(world, &self.before).await;
+    }
+
+    async fn write(world: &World, lines: &[String]) {
+        let file = world.value("SELECT current_setting('hba_file')").await;
+        let values: Vec<String> = lines
+            .iter()
+            .map(|line| if line.is_empty() { "#" } else { line.as_str() })
+            .enumerate()
+            .map(|(at, line)| format!("({at}, '{}')", line.replace('\'', "''")))
+            .collect();
+        let copy = format!(
+            "COPY (SELECT line FROM (VALUES {}) v(at, line) ORDER BY at) TO '{file}' (FORMAT csv, DELIMITER E'\\x01', QUOTE E'\\x02')",
+            values.join(", ")
+        );
+        world.client.batch_execute(&copy).await.expect("a superuser");
+        world.client.batch_execute("SELECT pg_reload_conf()").await.expect("a superuser");
+        sleep(Duration::from_millis(300)).await;
+    }
+}

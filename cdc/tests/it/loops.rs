@@ -13,9 +13,7 @@ use tailwater_cdc::config::{Limits, PostgresConfig};
 use tailwater_cdc::progress::{Durable, Progress, Record};
 use tailwater_cdc::publish::memory::{Fault, Memory, Writer};
 use tailwater_cdc::reader::Pipeline;
-use tailwater_cdc::stream::{
-    self, Connection, Feed, Frames, Input, Mode, Receiver, Timing, queue,
-};
+use tailwater_cdc::stream::{self, Connection, Feed, Frames, Input, Mode, Receiver, Timing, queue};
 use tailwater_runtime::clock;
 use tailwater_topics_contract::Lsn;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -43,10 +41,7 @@ fn pipeline(log: &Memory, limits: Limits) -> (Pipeline<Writer>, Arc<Durable>) {
     // Fence first, then read progress.
     let writer = log.writer();
     let record = last_record(log);
-    let source = SourceName {
-        pipeline: record.pipeline.clone(),
-        database: "shop".to_owned(),
-    };
+    let source = SourceName { pipeline: record.pipeline.clone(), database: "shop".to_owned() };
     let capture = Capture::new(source, &script::registrations(), record.resume());
     let progress = Progress::new(record);
     let durable = progress.durable();

@@ -8,24 +8,29 @@ use tailwater_topics_contract::{
     From, Lsn, Registrations, TableName, TopicName, TopicRegistration, TopicSpec,
 };
 
+use crate::wire;
+
+/// The table's oid.
+const OID: u32 = 7;
+
 /// One transaction that inserts rows.
 #[derive(Clone, Debug)]
-pub struct Transaction {
-    pub commit_lsn: u64,
-    pub end_lsn: u64,
-    pub ids: Vec<u64>,
+pub(crate) struct Transaction {
+    pub(crate) commit_lsn: u64,
+    pub(crate) end_lsn: u64,
+    pub(crate) ids: Vec<u64>,
 }
 
 /// What a server has to send.
 #[derive(Clone, Debug, Default)]
-pub struct Script {
-    pub transactions: Vec<Transaction>,
+pub(crate) struct Script {
+    pub(crate) transactions: Vec<Transaction>,
     next_id: u64,
 }
 
 impl Script {
     /// Appends a transaction of so many rows.
-    pub fn transaction(&mut self, rows: u64) {
+    pub(crate) fn transaction(&mut self, rows: u64) {
         let begins = self.transactions.last().map_or(1_000, |last| last.end_lsn);
         let commit_lsn = begins + 100 * rows + 10;
         let ids = (self.next_id..self.next_id + rows).collect();
@@ -34,28 +39,30 @@ impl Script {
     }
 
     /// Where the last transaction ends.
-    pub fn end(&self) -> u64 {
+    pub(crate) fn end(&self) -> u64 {
         self.transactions.last().map_or(1_000, |last| last.end_lsn)
     }
 
     /// The messages that a server sends to one who begins at `position`: each transaction whose commit record
     /// does not lie before it.
-    pub fn messages_from(&self, position: Lsn) -> Vec<Vec<u8>> {
-        let mut out = vec![data(0, &relation())];
+    pub(crate) fn messages_from(&self, position: Lsn) -> Vec<Vec<u8>> {
+        let columns = [("id", 20, true)];
+        let mut out = vec![data(0, &wire::relation(OID, "public", "item", b'd', &columns))];
         for transaction in &self.transactions {
             if transaction.commit_lsn < position.0 {
                 continue;
             }
             let at = transaction.end_lsn;
-            out.push(data(at, &begin(transaction)));
-            out.extend(transaction.ids.iter().map(|id| data(at, &insert(*id))));
-            out.push(data(at, &commit(transaction)));
+            out.push(data(at, &wire::begin(transaction.commit_lsn, 5)));
+            let insert = |id: &u64| wire::insert(OID, &[wire::text(&id.to_string())]);
+            out.extend(transaction.ids.iter().map(|id| data(at, &insert(id))));
+            out.push(data(at, &wire::commit(transaction.commit_lsn, transaction.end_lsn)));
         }
         out
     }
 
     /// `(commit LSN, ordinal, id)` of every row, in order.
-    pub fn rows(&self) -> Vec<(u64, u64, u64)> {
+    pub(crate) fn rows(&self) -> Vec<(u64, u64, u64)> {
         let rows = |transaction: &Transaction| {
             let at = transaction.commit_lsn;
             let ids = transaction.ids.iter().enumerate();
@@ -66,7 +73,7 @@ impl Script {
 }
 
 /// Checks that the log holds each row once, in order, under dense numbers.
-pub fn assert_exactly_once(script: &Script, log: &[Stored], what: &str) {
+pub(crate) fn assert_exactly_once(script: &Script, log: &[Stored], what: &str) {
     let number = |value: &Value, field: &str| value["source"][field].as_u64().expect("a number");
     let values: Vec<Value> = log
         .iter()
@@ -89,7 +96,7 @@ pub fn assert_exactly_once(script: &Script, log: &[Stored], what: &str) {
 }
 
 /// `public.item (id bigint primary key)` into topic `items.cdc`.
-pub fn registrations() -> Registrations {
+pub(crate) fn registrations() -> Registrations {
     let name: TopicName = "items.cdc".parse().expect("a name");
     let table: TableName = "public.item".parse().expect("a name");
     let spec = TopicSpec {
@@ -106,7 +113,7 @@ pub fn registrations() -> Registrations {
 }
 
 /// A `d` message with a `w` inside.
-pub fn data(wal_end: u64, body: &[u8]) -> Vec<u8> {
+pub(crate) fn data(wal_end: u64, body: &[u8]) -> Vec<u8> {
     let mut inner = vec![b'w'];
     inner.extend_from_slice(&wal_end.to_be_bytes());
     inner.extend_from_slice(&wal_end.to_be_bytes());
@@ -116,7 +123,7 @@ pub fn data(wal_end: u64, body: &[u8]) -> Vec<u8> {
 }
 
 /// A `d` message with a keepalive inside.
-pub fn keepalive(wal_end: u64, reply: bool) -> Vec<u8> {
+pub(crate) fn keepalive(wal_end: u64, reply: bool) -> Vec<u8> {
     let mut inner = vec![b'k'];
     inner.extend_from_slice(&wal_end.to_be_bytes());
     inner.extend_from_slice(&0_u64.to_be_bytes());
@@ -125,49 +132,9 @@ pub fn keepalive(wal_end: u64, reply: bool) -> Vec<u8> {
 }
 
 /// Tag, length, body.
-pub fn message(tag: u8, body: &[u8]) -> Vec<u8> {
+pub(crate) fn message(tag: u8, body: &[u8]) -> Vec<u8> {
     let mut out = vec![tag];
     out.extend_from_slice(&(body.len() as u32 + 4).to_be_bytes());
     out.extend_from_slice(body);
-    out
-}
-
-fn relation() -> Vec<u8> {
-    let mut out = vec![b'R'];
-    out.extend_from_slice(&7_u32.to_be_bytes());
-    out.extend_from_slice(b"public\0item\0d");
-    out.extend_from_slice(&1_u16.to_be_bytes());
-    out.push(1);
-    out.extend_from_slice(b"id\0");
-    out.extend_from_slice(&20_u32.to_be_bytes());
-    out.extend_from_slice(&(-1_i32).to_be_bytes());
-    out
-}
-
-fn begin(transaction: &Transaction) -> Vec<u8> {
-    let mut out = vec![b'B'];
-    out.extend_from_slice(&transaction.commit_lsn.to_be_bytes());
-    out.extend_from_slice(&0_u64.to_be_bytes());
-    out.extend_from_slice(&5_u32.to_be_bytes());
-    out
-}
-
-fn insert(id: u64) -> Vec<u8> {
-    let mut out = vec![b'I'];
-    out.extend_from_slice(&7_u32.to_be_bytes());
-    out.push(b'N');
-    out.extend_from_slice(&1_u16.to_be_bytes());
-    out.push(b't');
-    let text = id.to_string();
-    out.extend_from_slice(&(text.len() as u32).to_be_bytes());
-    out.extend_from_slice(text.as_bytes());
-    out
-}
-
-fn commit(transaction: &Transaction) -> Vec<u8> {
-    let mut out = vec![b'C', 0];
-    out.extend_from_slice(&transaction.commit_lsn.to_be_bytes());
-    out.extend_from_slice(&transaction.end_lsn.to_be_bytes());
-    out.extend_from_slice(&0_u64.to_be_bytes());
     out
 }
