@@ -1,1 +1,27 @@
-//! Stub.
+//! The declared catalog against the real Kafka, Postgres, bucket and index.
+//!
+//! ```text
+//!  catalog ───────────────────┐
+//!                             ├─▶ plan ──▶ changes ──▶ apply ──▶ the world, registrations last
+//!  broker, database,          │    └─────▶ refusals
+//!  destinations ──▶ world ────┘
+//!                                registrations ──▶ reader, workers
+//! ```
+//!
+//! * Planning is a function of two values. Everything that can be refused is refused there, before anything is
+//!   touched.
+//! * Nothing is deleted or shrunk. A killed apply is repeated: it goes on from what it finds.
+#![forbid(unsafe_code)]
+
+pub mod table; // what Postgres says of a table, and whether it can be captured
+pub mod world; // everything observed
+pub mod plan; // declared against observed
+pub mod broker; // Kafka topics
+pub mod database; // Postgres tables and publications
+pub mod destinations; // bucket and index, through the sinks' own crates
+mod apply; // observes and changes
+pub mod registrations; // the topic that makes all of it known
+
+pub use apply::{Error, Registry, Servers};
+pub use plan::{Change, Plan, Refusal, Scope, plan};
+pub use world::World;

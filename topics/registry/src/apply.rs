@@ -1,0 +1,176 @@
+//! The real servers, observed and changed.
+//!
+//! A repeated apply plans anew from what it finds, so it does not matter between which two changes the last one
+//! was killed. One apply at a time: a lock in Postgres, held for the life of the connection, makes a second wait.
+
+use std::collections::BTreeSet;
+
+use rdkafka::ClientConfig;
+use tailwater_runtime::clock;
+use tailwater_topics_contract::{
+    Catalog, Origin, PipelineName, Registration, Registrations, SearchSpec, SinkKind,
+    SinkRegistration, SinkSpec, TopicName, TopicSpec,
+};
+
+use crate::broker::Broker;
+use crate::database::Database;
+use crate::destinations::{self, Destinations};
+use crate::plan::{Change, NewTopic, dead_letter_topic, declared_topic, internal_topics};
+use crate::world::World;
+use crate::{broker, database, registrations};
+
+/// Where everything is.
+#[derive(Clone, Debug)]
+pub struct Servers {
+    /// The database whose tables are captured.
+    pub postgres: tokio_postgres::Config,
+    /// The brokers, with `bootstrap.servers` set.
+    pub kafka: ClientConfig,
+    /// The S3 store of archive sinks, if there is one. The bucket in it is replaced by each sink's own.
+    pub s3: Option<destinations::S3Config>,
+    /// The OpenSearch of search sinks, if there is one.
+    pub opensearch: Option<destinations::SearchConfig>,
+}
+
+/// A server failed while the world was observed or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Kafka.
+    #[error(transparent)]
+    Broker(#[from] broker::Error),
+    /// Postgres.
+    #[error(transparent)]
+    Database(#[from] database::Error),
+    /// S3 or OpenSearch.
+    #[error(transparent)]
+    Destination(#[from] destinations::Error),
+    /// The registration topic.
+    #[error(transparent)]
+    Registrations(#[from] registrations::Error),
+}
+
+/// The servers of one pipeline.
+pub struct Registry {
+    pipeline: PipelineName,
+    kafka: ClientConfig,
+    broker: Broker,
+    database: Database,
+    destinations: Destinations,
+}
+
+impl Registry {
+    /// Connects. Servers that do not answer are tried again for some seconds.
+    pub async fn connect(pipeline: PipelineName, servers: Servers) -> Result<Self, Error> {
+        Ok(Self {
+            broker: Broker::new(&servers.kafka)?,
+            kafka: servers.kafka,
+            database: Database::connect(&servers.postgres).await?,
+            destinations: Destinations::new(pipeline.clone(), servers.s3, servers.opensearch)?,
+            pipeline,
+        })
+    }
+
+    /// Waits until nobody else applies to this pipeline. Held until this is dropped.
+    pub async fn lock(&self) -> Result<(), Error> {
+        Ok(self.database.lock(&self.pipeline).await?)
+    }
+
+    /// The world as far as a catalog touches it.
+    pub async fn observe(&self, catalog: &Catalog) -> Result<World, Error> {
+        let registrations = match registrations::load(&self.kafka, &self.pipeline).await {
+            Err(registrations::Error::Missing { .. }) => Registrations::default(),
+            loaded => loaded?,
+        };
+        let declared: Vec<NewTopic> = catalog.topics.iter().map(declared_topic).collect();
+        let mut names: BTreeSet<TopicName> =
+            declared.iter().map(|topic| topic.name.clone()).collect();
+        names.extend(internal_topics(&self.pipeline).map(|topic| topic.name));
+        for sink in &catalog.sinks {
+            names.insert(dead_letter_topic(&self.pipeline, &sink.name).name);
+            names.extend(sink.topics.iter().cloned());
+        }
+        let names: Vec<TopicName> = names.into_iter().collect();
+        let topics = self.broker.topics(&names).await?;
+        let missing: Vec<NewTopic> =
+            declared.into_iter().filter(|topic| !topics.contains_key(&topic.name)).collect();
+        let publications =
+            [self.pipeline.changes_publication(), self.pipeline.outbox_publication()];
+        let tables = catalog.topics.iter().map(TopicSpec::table).cloned().collect();
+        Ok(World {
+            uncreatable: self.broker.uncreatable(&missing).await?,
+            topics,
+            tables: self.database.tables(&tables).await?,
+            publications: self.database.publications(&publications).await?,
+            registrations,
+            buckets: self.destinations.buckets(&archives(catalog)).await?,
+            indices: self.destinations.indices(&searches(catalog)).await?,
+        })
+    }
+
+    /// Carries out one change.
+    pub async fn carry_out(&self, change: &Change) -> Result<(), Error> {
+        match change {
+            Change::CreateTopic(topic) => self.broker.create(topic).await?,
+            Change::GrowTopic { name, to, .. } => self.broker.grow(name, *to).await?,
+            Change::SetTopicConfig { name, settings } => self.broker.set(name, settings).await?,
+            Change::CreateBucket { bucket } => self.destinations.create_bucket(bucket).await?,
+            Change::CreateIndex { spec } => self.destinations.create_index(spec).await?,
+            Change::RegisterTopic(topic) => {
+                self.register(Registration::Topic(topic.clone())).await?;
+            }
+            Change::CreatePublication { name, publish, tables } => {
+                self.database.create_publication(name, publish, tables).await?;
+            }
+            Change::SetPublication { name, publish } => {
+                self.database.set_publication(name, publish).await?;
+            }
+            Change::PublishTables { name, tables } => self.database.publish(name, tables).await?,
+            Change::RegisterSink { spec, origins, new } => {
+                self.register_sink(spec, origins, new).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn register_sink(
+        &self,
+        spec: &SinkSpec,
+        origins: &[Origin],
+        new: &[(TopicName, i32)],
+    ) -> Result<(), Error> {
+        let dt = today();
+        let mut origins = origins.to_vec();
+        for (topic, partition) in new {
+            let (offset, _) = self.broker.watermarks(topic, *partition).await?;
+            let (topic, dt) = (topic.clone(), dt.clone());
+            origins.push(Origin { topic, partition: *partition, offset, dt });
+        }
+        self.register(Registration::Sink(SinkRegistration { spec: spec.clone(), origins })).await
+    }
+
+    async fn register(&self, registration: Registration) -> Result<(), Error> {
+        Ok(registrations::write(&self.kafka, &self.pipeline, vec![registration]).await?)
+    }
+}
+
+/// The day in UTC, `YYYY-MM-DD`.
+fn today() -> String {
+    let now = jiff::Timestamp::from_millisecond(clock::now_ms()).unwrap_or_default();
+    now.strftime("%Y-%m-%d").to_string()
+}
+
+fn archives(catalog: &Catalog) -> BTreeSet<String> {
+    let bucket = |sink: &SinkSpec| match &sink.kind {
+        SinkKind::Archive(archive) => Some(archive.bucket.clone()),
+        SinkKind::Search(_) => None,
+    };
+    catalog.sinks.iter().filter_map(bucket).collect()
+}
+
+fn searches(catalog: &Catalog) -> Vec<&SearchSpec> {
+    let specs = catalog.sinks.iter().filter_map(|sink| match &sink.kind {
+        SinkKind::Archive(_) => None,
+        SinkKind::Search(search) => Some(search),
+    });
+    specs.collect()
+}

@@ -1,0 +1,321 @@
+//! Topics in Kafka: looked at, created, grown and set.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rdkafka::ClientConfig;
+use rdkafka::admin::{
+    AdminClient, AdminOptions, AlterConfig, ConfigResource, ConfigSource, NewPartitions,
+    ResourceSpecifier, TopicReplication, TopicResult,
+};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::metadata::Metadata;
+use tailwater_topics_contract::TopicName;
+
+use crate::plan::{NewTopic, Setting};
+use crate::world::TopicState;
+
+/// How long one request may take; the client connects again and again within it.
+const ANSWER_MAX: Duration = Duration::from_secs(15);
+
+/// How long a new topic may be without leaders. A busy cluster of many brokers takes seconds.
+const LEADERS_MAX: Duration = Duration::from_secs(60);
+
+/// A connection to the brokers.
+pub(crate) struct Broker {
+    address: String,
+    admin: AdminClient<DefaultClientContext>,
+    consumer: Arc<BaseConsumer>,
+}
+
+/// Kafka did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The client cannot be set up.
+    #[error("the Kafka client cannot be set up with these `kafka.properties`")]
+    Client(#[source] Box<KafkaError>),
+    /// Nobody answered.
+    #[error("Kafka at {address} did not answer within {} s", waited.as_secs())]
+    Unreachable {
+        /// Where it was looked for.
+        address: String,
+        /// How long it was tried.
+        waited: Duration,
+        /// What the client said last.
+        #[source]
+        source: Box<KafkaError>,
+    },
+    /// A request failed.
+    #[error("Kafka at {address} could not {what}")]
+    Request {
+        /// Where.
+        address: String,
+        /// What was asked.
+        what: String,
+        /// Why not.
+        #[source]
+        source: Box<KafkaError>,
+    },
+    /// A topic was refused.
+    #[error("Kafka at {address} could not {what} topic `{topic}`: {code}")]
+    Topic {
+        /// Where.
+        address: String,
+        /// The topic.
+        topic: String,
+        /// What was asked.
+        what: &'static str,
+        /// Why not.
+        code: RDKafkaErrorCode,
+    },
+    /// A topic exists and has no leaders.
+    #[error("topic `{topic}` has partitions without a leader {} s after it was created", waited.as_secs())]
+    NoLeader {
+        /// The topic.
+        topic: TopicName,
+        /// How long it was waited for.
+        waited: Duration,
+    },
+}
+
+impl Broker {
+    /// Sets up the clients; the first request connects.
+    pub(crate) fn new(config: &ClientConfig) -> Result<Self, Error> {
+        Ok(Self {
+            address: address(config),
+            admin: config.create().map_err(client)?,
+            consumer: Arc::new(config.create().map_err(client)?),
+        })
+    }
+
+    /// Those of the topics that exist.
+    pub(crate) async fn topics(
+        &self,
+        names: &[TopicName],
+    ) -> Result<BTreeMap<TopicName, TopicState>, Error> {
+        let mut found = partition_counts(&self.metadata().await?);
+        found.retain(|name, _| names.contains(name));
+        let mut configs = self.configs(found.keys()).await?;
+        let mut states = BTreeMap::new();
+        for (name, partitions) in found {
+            let config = configs.remove(name.as_str()).unwrap_or_default();
+            let mut has_records = false;
+            for partition in 0..partitions {
+                has_records |= self.watermarks(&name, partition as i32).await?.1 > 0;
+            }
+            states.insert(name, TopicState { partitions, config, has_records });
+        }
+        Ok(states)
+    }
+
+    /// Why the broker would not create a topic, for each that it would not.
+    pub(crate) async fn uncreatable(
+        &self,
+        topics: &[NewTopic],
+    ) -> Result<BTreeMap<TopicName, String>, Error> {
+        let results = self.create_all(topics, &options().validate_only(true)).await?;
+        let why = |(topic, result): (&NewTopic, TopicResult)| match result {
+            Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => None,
+            Err((_, code)) => Some((topic.name.clone(), code.to_string())),
+        };
+        Ok(topics.iter().zip(results).filter_map(why).collect())
+    }
+
+    /// Creates a topic unless it exists, and waits until its partitions have leaders.
+    pub(crate) async fn create(&self, topic: &NewTopic) -> Result<(), Error> {
+        let results = self.create_all(std::slice::from_ref(topic), &options()).await?;
+        for result in results {
+            match result {
+                Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+                Err((_, code)) => return Err(self.refused(&topic.name, "create", code)),
+            }
+        }
+        self.wait_for_leaders(&topic.name, topic.partitions).await
+    }
+
+    /// Grows a topic to `partitions`.
+    pub(crate) async fn grow(&self, name: &TopicName, partitions: u32) -> Result<(), Error> {
+        let request = [NewPartitions::new(name.as_str(), partitions as usize)];
+        let results = self.admin.create_partitions(&request, &options()).await;
+        for result in results.map_err(|source| self.failed("add partitions", source))? {
+            if let Err((_, code)) = result {
+                return Err(self.refused(name, "add partitions to", code));
+            }
+        }
+        self.wait_for_leaders(name, partitions).await
+    }
+
+    /// Sets some settings of a topic and keeps all others.
+    pub(crate) async fn set(&self, name: &TopicName, settings: &[Setting]) -> Result<(), Error> {
+        // The request replaces everything that was set on the topic, so what was set before goes along.
+        let described = self.describe([name]).await?;
+        let own = described.iter().flat_map(|resource| &resource.entries);
+        let own = own.filter(|entry| entry.source == ConfigSource::DynamicTopic);
+        let mut config: BTreeMap<&str, &str> =
+            own.filter_map(|e| Some((e.name.as_str(), e.value.as_deref()?))).collect();
+        config.extend(settings.iter().map(|s| (s.key.as_str(), s.to.as_str())));
+        let request = config.iter().fold(
+            AlterConfig::new(ResourceSpecifier::Topic(name.as_str())),
+            |request, (key, value)| request.set(key, value),
+        );
+        let results = self.admin.alter_configs([&request], &options()).await;
+        for result in results.map_err(|source| self.failed("set topic settings", source))? {
+            if let Err((_, code)) = result {
+                return Err(self.refused(name, "set the settings of", code));
+            }
+        }
+        Ok(())
+    }
+
+    /// First and next offset of a partition.
+    pub(crate) async fn watermarks(
+        &self,
+        name: &TopicName,
+        partition: i32,
+    ) -> Result<(i64, i64), Error> {
+        let (consumer, topic) = (self.consumer.clone(), name.clone());
+        let read =
+            blocking(move || consumer.fetch_watermarks(topic.as_str(), partition, ANSWER_MAX))
+                .await;
+        read.map_err(|source| self.failed(&format!("show the offsets of `{name}`"), source))
+    }
+
+    async fn metadata(&self) -> Result<Metadata, Error> {
+        let consumer = self.consumer.clone();
+        // All topics, because asking for one that does not exist may create it.
+        blocking(move || consumer.fetch_metadata(None, ANSWER_MAX))
+            .await
+            .map_err(|source| self.failed("list its topics", source))
+    }
+
+    async fn configs(
+        &self,
+        names: impl IntoIterator<Item = &TopicName>,
+    ) -> Result<BTreeMap<String, BTreeMap<String, String>>, Error> {
+        let mut configs = BTreeMap::new();
+        for resource in self.describe(names).await? {
+            let rdkafka::admin::OwnedResourceSpecifier::Topic(name) = resource.specifier else {
+                continue;
+            };
+            let entries = resource.entries.into_iter();
+            configs.insert(name, entries.filter_map(|e| Some((e.name, e.value?))).collect());
+        }
+        Ok(configs)
+    }
+
+    async fn describe(
+        &self,
+        names: impl IntoIterator<Item = &TopicName>,
+    ) -> Result<Vec<ConfigResource>, Error> {
+        let request: Vec<_> =
+            names.into_iter().map(|name| ResourceSpecifier::Topic(name.as_str())).collect();
+        if request.is_empty() {
+            return Ok(Vec::new());
+        }
+        let what = "show topic settings";
+        let results = self.admin.describe_configs(&request, &options()).await;
+        let results = results.map_err(|source| self.failed(what, source))?;
+        let read = |result: Result<ConfigResource, _>| {
+            result.map_err(|code| self.failed(what, KafkaError::AdminOp(code)))
+        };
+        results.into_iter().map(read).collect()
+    }
+
+    async fn create_all(
+        &self,
+        topics: &[NewTopic],
+        options: &AdminOptions,
+    ) -> Result<Vec<TopicResult>, Error> {
+        if topics.is_empty() {
+            return Ok(Vec::new());
+        }
+        let request: Vec<_> = topics
+            .iter()
+            .map(|topic| {
+                let replication = TopicReplication::Fixed(topic.replication.map_or(-1, i32::from));
+                let new = rdkafka::admin::NewTopic::new(
+                    topic.name.as_str(),
+                    topic.partitions as i32,
+                    replication,
+                );
+                topic.config.iter().fold(new, |new, (key, value)| new.set(key, value))
+            })
+            .collect();
+        let results = self.admin.create_topics(&request, options).await;
+        results.map_err(|source| self.failed("create topics", source))
+    }
+
+    async fn wait_for_leaders(&self, name: &TopicName, partitions: u32) -> Result<(), Error> {
+        let begun = Instant::now();
+        loop {
+            let metadata = self.metadata().await?;
+            let led = metadata.topics().iter().find(|topic| topic.name() == name.as_str());
+            let led = led.map_or(0, |t| t.partitions().iter().filter(|p| p.leader() >= 0).count());
+            if led >= partitions as usize {
+                return Ok(());
+            }
+            if begun.elapsed() > LEADERS_MAX {
+                return Err(Error::NoLeader { topic: name.clone(), waited: LEADERS_MAX });
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    fn failed(&self, what: &str, source: KafkaError) -> Error {
+        failed(&self.address, what, source)
+    }
+
+    fn refused(&self, topic: &TopicName, what: &'static str, code: RDKafkaErrorCode) -> Error {
+        Error::Topic { address: self.address.clone(), topic: topic.to_string(), what, code }
+    }
+}
+
+/// The error of a client that cannot be set up.
+pub(crate) fn client(source: KafkaError) -> Error {
+    Error::Client(Box::new(source))
+}
+
+/// The brokers as configured.
+pub(crate) fn address(config: &ClientConfig) -> String {
+    config.get("bootstrap.servers").unwrap_or("(no `kafka.brokers`)").to_owned()
+}
+
+/// The error of a request, told apart by whether anybody answered.
+pub(crate) fn failed(address: &str, what: &str, source: KafkaError) -> Error {
+    let silent = source.rdkafka_error_code().is_some_and(|code| {
+        matches!(
+            code,
+            RDKafkaErrorCode::BrokerTransportFailure
+                | RDKafkaErrorCode::AllBrokersDown
+                | RDKafkaErrorCode::OperationTimedOut
+                | RDKafkaErrorCode::Resolve
+        )
+    });
+    let (address, source) = (address.to_owned(), Box::new(source));
+    if silent {
+        Error::Unreachable { address, waited: ANSWER_MAX, source }
+    } else {
+        Error::Request { address, what: what.to_owned(), source }
+    }
+}
+
+/// Runs a call of the client that waits, off the threads that must not.
+pub(crate) async fn blocking<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(call).await {
+        Ok(answer) => answer,
+        Err(failure) => std::panic::resume_unwind(failure.into_panic()),
+    }
+}
+
+fn options() -> AdminOptions {
+    AdminOptions::new().request_timeout(Some(ANSWER_MAX)).operation_timeout(Some(ANSWER_MAX))
+}
+
+/// Partitions of every topic whose name we could have given.
+fn partition_counts(metadata: &Metadata) -> BTreeMap<TopicName, u32> {
+    let topics = metadata.topics().iter().filter(|topic| topic.error().is_none());
+    topics.filter_map(|t| Some((t.name().parse().ok()?, t.partitions().len() as u32))).collect()
+}

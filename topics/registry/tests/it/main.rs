@@ -1,0 +1,4 @@
+//! The registry against real servers.
+
+mod place;
+mod live;
