@@ -1,2 +1,208 @@
-//! Stub.
-fn main() {}
+//! `tailwater`: one binary, one subcommand per job.
+//!
+//! ```text
+//!  arguments ──▶ config (tailwater.yaml) ──▶ command ──▶ standard output: its result
+//!                                               └──────▶ standard error: what it is doing, and errors
+//! ```
+//!
+//! Only this file looks at the environment.
+#![forbid(unsafe_code)]
+
+mod config; // tailwater.yaml
+mod declared; // catalog files
+mod output; // tables, plain lines, JSON
+mod offsets; // what Kafka knows of topics and consumer groups
+mod serve; // what long-running commands share
+mod commands; // one file each
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::commands::{apply, cdc, check, dlq, explain, lake, sinks, status, topics};
+use crate::config::Config;
+use crate::output::Format;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0      done
+  1      failed, refused, or `check` found errors; standard error says what and how to mend it
+  2      mistakes in the arguments, the configuration or the catalog; all of them are listed
+  10-63  the reader ended for a definite reason; `tailwater explain TW0nn` has the page for code nn
+
+Environment:
+  TAILWATER_CONFIG and TAILWATER_LOG stand in for --config and --log. In the configuration, ${NAME} and
+  ${NAME:-default} are replaced by environment variables.";
+
+/// Committed Postgres changes to Kafka, and on to an S3 archive and a search index.
+#[derive(Parser)]
+#[command(name = "tailwater", version, after_help = EXIT_CODES, max_term_width = 110)]
+struct Cli {
+    /// Configuration file
+    #[arg(long, global = true, env = "TAILWATER_CONFIG", default_value = "tailwater.yaml")]
+    config: PathBuf,
+    /// What is logged to standard error, such as `warn`, `info` or `tailwater_cdc=debug`
+    #[arg(long, global = true, env = "TAILWATER_LOG", value_name = "FILTER")]
+    log: Option<String>,
+    /// Form of lists: a table on a terminal, tab-separated lines in a pipe unless given
+    #[arg(short, long, global = true, value_name = "FORMAT")]
+    output: Option<Format>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Apply(apply::Args),
+    #[command(subcommand)]
+    Cdc(cdc::Command),
+    Check(check::Args),
+    #[command(subcommand)]
+    Dlq(dlq::Command),
+    Explain(explain::Args),
+    #[command(subcommand)]
+    Lake(lake::Command),
+    #[command(subcommand)]
+    Sinks(sinks::Command),
+    Status(status::Args),
+    #[command(subcommand)]
+    Topics(topics::Command),
+}
+
+impl Command {
+    /// Long-running commands tell their story; the others speak when something is wrong.
+    fn usual_log(&self) -> &'static str {
+        match self {
+            Self::Cdc(_) | Self::Sinks(sinks::Command::Run(_)) => "info",
+            _ => "warn,librdkafka=off,rdkafka=off",
+        }
+    }
+}
+
+/// What every command may use.
+struct Context {
+    config: PathBuf,
+    format: Format,
+}
+
+impl Context {
+    /// Reads the configuration; commands that need none do not call this.
+    fn config(&self) -> Result<Config, config::Error> {
+        config::load(&self.config, &|name| std::env::var(name).ok())
+    }
+}
+
+fn main() -> ExitCode {
+    let Cli { config, log, output, command } = Cli::parse();
+    tailwater_runtime::init_logging(log.as_deref().unwrap_or(command.usual_log()));
+    let context = Context { config, format: Format::chosen(output) };
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&anyhow::Error::new(error).context("cannot start")),
+    };
+    let done = runtime.block_on(run(command, &context));
+    // A blocked call into a client library must not keep a finished command from ending.
+    runtime.shutdown_background();
+    done.unwrap_or_else(|error| fail(&error))
+}
+
+async fn run(command: Command, context: &Context) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Apply(args) => apply::run(context, &args, apply::Scope::All).await,
+        Command::Cdc(command) => cdc::run(context, command).await,
+        Command::Check(args) => check::run(context, &args).await,
+        Command::Dlq(command) => dlq::run(context, &command).await,
+        Command::Explain(args) => explain::run(context, &args),
+        Command::Lake(command) => lake::run(context, &command).await,
+        Command::Sinks(command) => sinks::run(context, command).await,
+        Command::Status(args) => status::run(context, &args).await,
+        Command::Topics(command) => topics::run(context, command).await,
+    }
+}
+
+/// Prints the chain of an error once and answers the exit code it stands for.
+fn fail(error: &anyhow::Error) -> ExitCode {
+    let is_closed_pipe = |cause: &(dyn std::error::Error + 'static)| {
+        cause.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+    };
+    if error.chain().any(is_closed_pipe) {
+        // Whoever read our output has seen enough.
+        return ExitCode::SUCCESS;
+    }
+    eprintln!("error: {error}");
+    for cause in error.chain().skip(1) {
+        eprintln!("  because: {cause}");
+    }
+    if let Some(reader) = error.downcast_ref::<tailwater_cdc::Error>() {
+        eprintln!("code {0}; `tailwater explain {0}` says what to do", reader.code());
+        return ExitCode::from(reader.exit_code());
+    }
+    if error.is::<config::Error>() { ExitCode::from(2) } else { ExitCode::FAILURE }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn every_command_says_what_it_does_and_shows_an_example() {
+        let mut cli = Cli::command();
+        cli.build();
+        let mut names = Vec::new();
+        visit(&cli, "", &mut names);
+        names.sort();
+        assert_eq!(
+            names,
+            [
+                "apply",
+                "cdc",
+                "cdc run",
+                "check",
+                "dlq",
+                "dlq list",
+                "explain",
+                "lake",
+                "lake cat",
+                "lake ls",
+                "sinks",
+                "sinks apply",
+                "sinks list",
+                "sinks run",
+                "status",
+                "topics",
+                "topics apply",
+                "topics list",
+            ]
+        );
+    }
+
+    fn visit(command: &clap::Command, path: &str, names: &mut Vec<String>) {
+        for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help") {
+            let name = format!("{path} {}", sub.get_name()).trim().to_owned();
+            assert!(sub.get_about().is_some(), "`{name}` says nothing");
+            if sub.has_subcommands() {
+                visit(sub, &name, names);
+            } else {
+                let help = sub.get_after_help().map(ToString::to_string).unwrap_or_default();
+                assert!(help.contains("Example"), "`{name}` shows no example");
+                assert!(
+                    help.contains(&format!("tailwater {name}")),
+                    "`{name}` is not in its example"
+                );
+            }
+            for argument in sub.get_arguments() {
+                assert!(argument.get_help().is_some(), "`{name}` {argument} says nothing");
+            }
+            names.push(name);
+        }
+    }
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,11 @@
+//! One file per subcommand.
+
+pub(crate) mod apply;
+pub(crate) mod topics;
+pub(crate) mod sinks;
+pub(crate) mod cdc;
+pub(crate) mod status;
+pub(crate) mod check;
+pub(crate) mod dlq;
+pub(crate) mod lake;
+pub(crate) mod explain;

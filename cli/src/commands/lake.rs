@@ -1,0 +1,193 @@
+//! `tailwater lake`: what is in the archive.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail};
+use serde::Serialize;
+use tailwater_sinks_archive::{Store, read};
+use tailwater_topics_contract::{ArchiveSpec, Registrations, SinkKind, SinkName, TopicName};
+use tailwater_topics_registry::registrations;
+
+use crate::Context;
+use crate::commands::sinks::store;
+use crate::config::Config;
+use crate::output::bytes;
+
+/// Look into the archive
+#[derive(clap::Subcommand)]
+pub(crate) enum Command {
+    /// List segments: where they are, which offsets they hold, how large they are
+    #[command(after_help = "\
+Examples:
+  tailwater lake ls
+  tailwater lake ls orders.events -o json")]
+    Ls(LsArgs),
+    /// Print archived records, one JSON line each, in offset order
+    #[command(after_help = "\
+Examples:
+  tailwater lake cat orders.events --limit 10
+  tailwater lake cat orders.events --partition 2 | jq .after
+  tailwater lake cat data/orders.events/dt=2026-01-02/p00000-00000000000000000000.jsonl.gz")]
+    Cat(CatArgs),
+}
+
+#[derive(clap::Args)]
+pub(crate) struct LsArgs {
+    /// Only segments of this topic
+    topic: Option<TopicName>,
+    /// The archive sink to look at, when there are several
+    #[arg(long)]
+    sink: Option<SinkName>,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct CatArgs {
+    /// A segment's key as `ls` prints it, or a topic
+    source: String,
+    /// Only this partition of the topic
+    #[arg(long)]
+    partition: Option<i32>,
+    /// Most lines that are printed
+    #[arg(long)]
+    limit: Option<u64>,
+    /// The archive sink to look at, when there are several
+    #[arg(long)]
+    sink: Option<SinkName>,
+}
+
+#[derive(Serialize)]
+struct Segment {
+    key: String,
+    topic: TopicName,
+    partition: i32,
+    /// Its first offset.
+    first: i64,
+    /// The offset after its last.
+    next: i64,
+    records: u64,
+    bytes: u64,
+}
+
+pub(crate) async fn run(cx: &Context, command: &Command) -> anyhow::Result<ExitCode> {
+    let config = cx.config()?;
+    let registered = registrations::load(&config.kafka_client(), &config.pipeline).await?;
+    match command {
+        Command::Ls(args) => ls(cx, &config, &registered, args).await?,
+        Command::Cat(args) => cat(&config, &registered, args).await?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// An archive and the topics in it.
+struct Archive {
+    store: Store,
+    spec: ArchiveSpec,
+    topics: Vec<TopicName>,
+}
+
+fn archive(
+    config: &Config,
+    registered: &Registrations,
+    wanted: Option<&SinkName>,
+) -> anyhow::Result<Archive> {
+    let archives = registered.sinks.values().filter_map(|sink| match &sink.spec.kind {
+        SinkKind::Archive(spec) => Some((&sink.spec, spec)),
+        SinkKind::Search(_) => None,
+    });
+    let archives: Vec<_> = match wanted {
+        Some(wanted) => archives.filter(|(sink, _)| sink.name == *wanted).collect(),
+        None => archives.collect(),
+    };
+    match (archives.as_slice(), wanted) {
+        ([(sink, spec)], _) => Ok(Archive {
+            store: store(config, &spec.bucket)?,
+            spec: (*spec).clone(),
+            topics: sink.topics.clone(),
+        }),
+        ([], Some(wanted)) => bail!("no archive sink `{wanted}` is registered"),
+        ([], None) => bail!("no archive sink is registered; declare one and run `tailwater apply`"),
+        (several, _) => {
+            let names: Vec<&str> = several.iter().map(|(sink, _)| sink.name.as_str()).collect();
+            bail!("there are several archives; choose one with --sink: {}", names.join(", "))
+        }
+    }
+}
+
+async fn ls(
+    cx: &Context,
+    config: &Config,
+    registered: &Registrations,
+    args: &LsArgs,
+) -> anyhow::Result<()> {
+    let archive = archive(config, registered, args.sink.as_ref())?;
+    let topics = match &args.topic {
+        Some(topic) => vec![topic.clone()],
+        None => archive.topics.clone(),
+    };
+    let mut segments = Vec::new();
+    for topic in &topics {
+        segments.extend(archive.segments(topic).await?);
+    }
+    let header = ["KEY", "PARTITION", "FIRST", "NEXT", "RECORDS", "SIZE"];
+    cx.format.list(&header, &segments, |s| {
+        vec![
+            s.key.clone(),
+            s.partition.to_string(),
+            s.first.to_string(),
+            s.next.to_string(),
+            s.records.to_string(),
+            bytes(s.bytes),
+        ]
+    })?;
+    Ok(())
+}
+
+async fn cat(config: &Config, registered: &Registrations, args: &CatArgs) -> anyhow::Result<()> {
+    let archive = archive(config, registered, args.sink.as_ref())?;
+    let keys = if args.source.contains('/') {
+        vec![args.source.clone()]
+    } else {
+        let topic: TopicName = args.source.parse()?;
+        let segments = archive.segments(&topic).await?;
+        let wanted = |s: &Segment| args.partition.is_none_or(|partition| s.partition == partition);
+        segments.into_iter().filter(wanted).map(|segment| segment.key).collect()
+    };
+    let mut left = args.limit.unwrap_or(u64::MAX);
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    for key in keys {
+        if left == 0 {
+            break;
+        }
+        let lines = read::lines(&archive.store, &key).await;
+        for line in lines.with_context(|| format!("segment `{key}` cannot be read"))? {
+            if left == 0 {
+                break;
+            }
+            out.write_all(&line)?;
+            out.write_all(b"\n")?;
+            left -= 1;
+        }
+    }
+    Ok(out.flush()?)
+}
+
+impl Archive {
+    async fn segments(&self, topic: &TopicName) -> anyhow::Result<Vec<Segment>> {
+        let listed = read::list(&self.store, &self.spec.prefix, topic).await;
+        let listed =
+            listed.with_context(|| format!("the segments of `{topic}` cannot be listed"))?;
+        Ok(listed
+            .into_iter()
+            .map(|object| Segment {
+                key: object.key,
+                topic: topic.clone(),
+                partition: object.partition,
+                first: object.first,
+                next: object.next,
+                records: object.records,
+                bytes: object.bytes,
+            })
+            .collect())
+    }
+}

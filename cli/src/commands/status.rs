@@ -1,0 +1,324 @@
+//! `tailwater status`: where everything stands, on one screen.
+//!
+//! ```text
+//!  WAL end ── lag ──▶ progress (durable in Kafka) ──▶ slot confirmed     topics ── lag ──▶ each sink's commits
+//! ```
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use rdkafka::ClientConfig;
+use serde::Serialize;
+use tailwater_cdc::progress;
+use tailwater_runtime::clock;
+use tailwater_topics_contract::{Lsn, Registrations, SinkName, TopicName};
+use tailwater_topics_registry::registrations;
+
+use crate::Context;
+use crate::config::Config;
+use crate::offsets::{self, Range};
+use crate::output::{self, Format, bytes};
+
+/// Show where the reader and every sink stand
+///
+/// Exits with 1 when a server did not answer; what the others said is shown all the same. A sink's lag is counted
+/// in offsets, of which transaction markers take some; it is 0 only when no record is left.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  tailwater status
+  tailwater status --json | jq .reader.lag_bytes")]
+pub(crate) struct Args {
+    /// The same as `--output json`
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Status {
+    pipeline: String,
+    at_ms: i64,
+    slot: Option<Slot>,
+    progress: Option<progress::Record>,
+    reader: Reader,
+    topics: Vec<Topic>,
+    sinks: Vec<Sink>,
+    /// What could not be found out, and why.
+    problems: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Slot {
+    name: String,
+    active: bool,
+    wal_status: Option<String>,
+    confirmed_flush: Option<Lsn>,
+    restart_lsn: Option<Lsn>,
+    wal_end: Lsn,
+    /// WAL that Postgres keeps for the slot.
+    retained_bytes: Option<u64>,
+}
+
+/// How far the reader is behind.
+#[derive(Serialize)]
+struct Reader {
+    /// WAL after progress.
+    lag_bytes: Option<u64>,
+    /// Age of the last progress while there is WAL after it; changes of other tables count as WAL too.
+    lag_seconds: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct Topic {
+    name: TopicName,
+    partitions: usize,
+    /// Sum of the next offsets of all partitions.
+    end: i64,
+}
+
+#[derive(Serialize)]
+struct Sink {
+    name: SinkName,
+    dead_letters: Option<i64>,
+    topics: Vec<Taken>,
+}
+
+/// What a sink took of a topic.
+#[derive(Serialize)]
+struct Taken {
+    topic: TopicName,
+    lag: i64,
+    partitions: Vec<TakenPartition>,
+}
+
+#[derive(Serialize)]
+struct TakenPartition {
+    partition: i32,
+    /// `None`: it has not committed yet and begins at its origin.
+    committed: Option<i64>,
+    end: i64,
+    /// Offsets after the commit; 0 when no record is among them.
+    lag: i64,
+}
+
+pub(crate) async fn run(cx: &Context, args: &Args) -> anyhow::Result<ExitCode> {
+    let config = cx.config()?;
+    let status = look(&config).await;
+    if args.json || cx.format == Format::Json {
+        output::json(&status)?;
+    } else {
+        print(&status, cx.format)?;
+    }
+    let healthy = status.problems.is_empty();
+    Ok(if healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn look(config: &Config) -> Status {
+    let mut problems = Vec::new();
+    let mut note = |error: anyhow::Error| problems.push(format!("{error:#}"));
+    let kafka = config.kafka_client();
+    let reader = config.reader(false);
+    let (slot, progress, registered) = tokio::join!(
+        slot(config),
+        progress::read(&reader),
+        registrations::load(&kafka, &config.pipeline)
+    );
+    let slot = slot.map_err(&mut note).unwrap_or_default();
+    let progress = progress.map_err(|error| note(error.into())).unwrap_or_default();
+    let registered = registered.map_err(|error| note(error.into())).unwrap_or_default();
+    let pipeline = config.pipeline.clone();
+    let streams = offsets::blocking(move || streams(&kafka, &pipeline, &registered)).await;
+    let (topics, sinks) = streams.map_err(&mut note).unwrap_or_default();
+    let at_ms = clock::now_ms();
+    Status {
+        pipeline: config.pipeline.to_string(),
+        at_ms,
+        reader: lag(slot.as_ref(), progress.as_ref(), at_ms),
+        slot,
+        progress,
+        topics,
+        sinks,
+        problems,
+    }
+}
+
+fn lag(slot: Option<&Slot>, progress: Option<&progress::Record>, now_ms: i64) -> Reader {
+    let (Some(slot), Some(progress)) = (slot, progress) else {
+        return Reader { lag_bytes: None, lag_seconds: None };
+    };
+    let lag_bytes = slot.wal_end.0.saturating_sub(progress.position.0);
+    let age = u64::try_from(now_ms - progress.at_ms).unwrap_or_default() / 1000;
+    Reader { lag_bytes: Some(lag_bytes), lag_seconds: Some(if lag_bytes == 0 { 0 } else { age }) }
+}
+
+async fn slot(config: &Config) -> anyhow::Result<Option<Slot>> {
+    let address = config.postgres.address();
+    let connected = config.postgres_client().connect(tokio_postgres::NoTls).await;
+    let (client, connection) =
+        connected.with_context(|| format!("Postgres at {address} could not be asked"))?;
+    tokio::spawn(async move {
+        // Its end shows itself in the query.
+        let _ = connection.await;
+    });
+    let name = config.pipeline.slot();
+    let row = client
+        .query_opt(SLOT, &[&name])
+        .await
+        .with_context(|| format!("Postgres at {address} did not show slot `{name}`"))?;
+    let Some(row) = row else { return Ok(None) };
+    let lsn =
+        |column: &str| row.get::<_, Option<String>>(column).and_then(|text| text.parse().ok());
+    let wal_end = lsn("wal_end").context("Postgres did not say where its WAL ends")?;
+    let restart_lsn: Option<Lsn> = lsn("restart_lsn");
+    Ok(Some(Slot {
+        active: row.get("active"),
+        wal_status: row.get("wal_status"),
+        confirmed_flush: lsn("confirmed_flush"),
+        restart_lsn,
+        wal_end,
+        retained_bytes: restart_lsn.map(|restart| wal_end.0.saturating_sub(restart.0)),
+        name,
+    }))
+}
+
+/// A standby has no insert position; what it replayed is where its WAL ends for a slot.
+const SLOT: &str = "
+SELECT active, wal_status, confirmed_flush_lsn::text AS confirmed_flush, restart_lsn::text AS restart_lsn,
+       (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END)::text AS wal_end
+FROM pg_replication_slots WHERE slot_name = $1::text";
+
+fn streams(
+    kafka: &ClientConfig,
+    pipeline: &tailwater_topics_contract::PipelineName,
+    registered: &Registrations,
+) -> anyhow::Result<(Vec<Topic>, Vec<Sink>)> {
+    let mut ends: BTreeMap<&TopicName, Vec<Range>> = BTreeMap::new();
+    for name in registered.topics.keys() {
+        ends.insert(name, offsets::ranges(kafka, name)?.unwrap_or_default());
+    }
+    let topic = |(name, ranges): (&&TopicName, &Vec<Range>)| Topic {
+        name: (*name).clone(),
+        partitions: ranges.len(),
+        end: ranges.iter().map(|range| range.next).sum(),
+    };
+    let topics = ends.iter().map(topic).collect();
+    let mut sinks = Vec::new();
+    for (name, sink) in &registered.sinks {
+        let dead = offsets::ranges(kafka, &pipeline.dead_letter_topic(name))?;
+        let dead_letters = dead.map(|ranges| ranges.iter().map(|r| r.next - r.first).sum());
+        let mut taken = Vec::new();
+        for topic in &sink.spec.topics {
+            let ranges = ends.get(topic).map(Vec::as_slice).unwrap_or_default();
+            let group = pipeline.consumer_group(name);
+            let committed = match ranges.len() {
+                0 => Vec::new(),
+                count => offsets::committed(kafka, &group, topic, count)?,
+            };
+            let partition = |(partition, (range, committed)): (usize, (&Range, Option<i64>))| {
+                let partition = partition as i32;
+                let origin = sink.origin(topic, partition).map_or(range.first, |o| o.offset);
+                let reached = committed.unwrap_or(origin).max(range.first);
+                let lag = (range.next - reached).max(0);
+                TakenPartition { partition, committed, end: range.next, lag }
+            };
+            let mut partitions: Vec<_> =
+                ranges.iter().zip(committed).enumerate().map(partition).collect();
+            let behind = partitions.iter().filter(|partition| partition.lag > 0);
+            let behind: Vec<_> = behind.map(|p| (p.partition, p.end - p.lag)).collect();
+            let pending = offsets::pending(kafka, topic, &behind)?;
+            for partition in partitions.iter_mut().filter(|p| !pending.contains(&p.partition)) {
+                partition.lag = 0;
+            }
+            let lag = partitions.iter().map(|partition| partition.lag).sum();
+            taken.push(Taken { topic: topic.clone(), lag, partitions });
+        }
+        sinks.push(Sink { name: name.clone(), dead_letters, topics: taken });
+    }
+    Ok((topics, sinks))
+}
+
+fn print(status: &Status, format: Format) -> io::Result<()> {
+    let facts = facts(status);
+    if format == Format::Plain {
+        output::plain(facts.into_iter().map(|(name, value)| vec![name.to_owned(), value]))?;
+        output::plain(sink_rows(status).into_iter().map(|mut row| {
+            row.insert(0, "sink".to_owned());
+            row
+        }))?;
+    } else {
+        let width = facts.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+        let mut out = io::stdout().lock();
+        for (name, value) in &facts {
+            writeln!(out, "{name:width$}  {value}")?;
+        }
+        writeln!(out)?;
+        drop(out);
+        let header = ["SINK", "TOPIC", "COMMITTED", "END", "LAG", "DEAD LETTERS"];
+        output::table(&header, sink_rows(status).into_iter())?;
+    }
+    for problem in &status.problems {
+        eprintln!("problem: {problem}");
+    }
+    Ok(())
+}
+
+fn facts(status: &Status) -> Vec<(&'static str, String)> {
+    let unknown = || "unknown".to_owned();
+    let mut facts = vec![("pipeline", status.pipeline.clone())];
+    match &status.slot {
+        None => facts.push(("slot", "does not exist yet, or could not be seen".to_owned())),
+        Some(slot) => {
+            let state = if slot.active { "active" } else { "not active: no reader is connected" };
+            let wal = slot.wal_status.as_deref().unwrap_or("unknown");
+            facts.push(("slot", format!("{} ({state}, WAL {wal})", slot.name)));
+            let confirmed = slot.confirmed_flush.map_or_else(unknown, |lsn| lsn.to_string());
+            facts.push(("confirmed", confirmed));
+            facts.push(("wal end", slot.wal_end.to_string()));
+            facts.push(("wal kept", slot.retained_bytes.map_or_else(unknown, bytes)));
+        }
+    }
+    match &status.progress {
+        None => facts.push(("progress", "none yet".to_owned())),
+        Some(progress) => {
+            let age = (status.at_ms - progress.at_ms).max(0) / 1000;
+            facts.push(("progress", format!("{} (written {age} s ago)", progress.position)));
+            facts.push(("seq", format!("{} (epoch {})", progress.seq, progress.epoch)));
+        }
+    }
+    let lag_bytes = status.reader.lag_bytes.map_or_else(unknown, bytes);
+    let lag_seconds = status.reader.lag_seconds.map_or_else(unknown, |s| format!("at most {s} s"));
+    facts.push(("reader lag", format!("{lag_bytes}, {lag_seconds}")));
+    for topic in &status.topics {
+        facts.push((
+            "topic",
+            format!("{} ends at {} over {} partitions", topic.name, topic.end, topic.partitions),
+        ));
+    }
+    facts
+}
+
+fn sink_rows(status: &Status) -> Vec<Vec<String>> {
+    let mut rows = Vec::new();
+    for sink in &status.sinks {
+        let dead = sink.dead_letters.map_or_else(|| "unknown".to_owned(), |n| n.to_string());
+        for taken in &sink.topics {
+            let committed: Vec<String> = taken
+                .partitions
+                .iter()
+                .map(|p| p.committed.map_or_else(|| "-".to_owned(), |offset| offset.to_string()))
+                .collect();
+            let ends: Vec<String> = taken.partitions.iter().map(|p| p.end.to_string()).collect();
+            rows.push(vec![
+                sink.name.to_string(),
+                taken.topic.to_string(),
+                committed.join(","),
+                ends.join(","),
+                taken.lag.to_string(),
+                dead.clone(),
+            ]);
+        }
+    }
+    rows
+}

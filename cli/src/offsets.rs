@@ -1,0 +1,186 @@
+//! What Kafka knows of topics and consumer groups.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{BorrowedMessage, Message};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use tailwater_topics_contract::TopicName;
+
+/// How long one answer may take.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
+
+/// How long a partition may stay silent before its end.
+const SILENCE_MAX: Duration = Duration::from_secs(20);
+
+/// First and next offset of a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Range {
+    /// The first offset still there.
+    pub(crate) first: i64,
+    /// The offset the next record gets.
+    pub(crate) next: i64,
+}
+
+/// Ranges of all partitions of a topic, by number; `None` when the topic does not exist. Blocks.
+pub(crate) fn ranges(
+    config: &ClientConfig,
+    topic: &TopicName,
+) -> anyhow::Result<Option<Vec<Range>>> {
+    let consumer = consumer(config, "tailwater.status")?;
+    let unanswered = || format!("Kafka at {} did not answer about `{topic}`", address(config));
+    let metadata =
+        consumer.fetch_metadata(Some(topic.as_str()), ANSWER_MAX).with_context(unanswered)?;
+    let found = metadata.topics().iter().find(|found| found.name() == topic.as_str());
+    let partitions = found.map_or(0, |found| found.partitions().len());
+    if partitions == 0 {
+        return Ok(None);
+    }
+    let range = |partition| {
+        let (first, next) = consumer
+            .fetch_watermarks(topic.as_str(), partition, ANSWER_MAX)
+            .with_context(unanswered)?;
+        Ok(Range { first, next })
+    };
+    (0..partitions as i32).map(range).collect::<anyhow::Result<_>>().map(Some)
+}
+
+/// The offsets a group committed for the partitions of a topic; `None` for those it never did. Blocks.
+pub(crate) fn committed(
+    config: &ClientConfig,
+    group: &str,
+    topic: &TopicName,
+    partitions: usize,
+) -> anyhow::Result<Vec<Option<i64>>> {
+    let consumer = consumer(config, group)?;
+    let mut asked = TopicPartitionList::new();
+    asked.add_partition_range(topic.as_str(), 0, partitions as i32 - 1);
+    let answer = consumer.committed_offsets(asked, ANSWER_MAX).with_context(|| {
+        format!("Kafka at {} did not answer about group `{group}`", address(config))
+    })?;
+    let offset = |partition: i32| {
+        let found = answer.find_partition(topic.as_str(), partition)?;
+        match found.offset() {
+            Offset::Offset(offset) => Some(offset),
+            _ => None,
+        }
+    };
+    Ok((0..partitions as i32).map(offset).collect())
+}
+
+/// Of the partitions of a topic, each with an offset: those that hold a record there or after it. Offsets alone
+/// cannot tell, because markers of transactions take some too. Blocks.
+pub(crate) fn pending(
+    config: &ClientConfig,
+    topic: &TopicName,
+    from: &[(i32, i64)],
+) -> anyhow::Result<BTreeSet<i32>> {
+    let mut pending = BTreeSet::new();
+    if from.is_empty() {
+        return Ok(pending);
+    }
+    let mut config = config.clone();
+    config
+        .set("enable.partition.eof", "true")
+        .set("auto.offset.reset", "earliest")
+        // One record is enough to know, and at the end nobody should be waited for.
+        .set("fetch.message.max.bytes", "65536")
+        .set("fetch.wait.max.ms", "10");
+    let consumer = consumer(&config, "tailwater.status")?;
+    let mut assigned = TopicPartitionList::new();
+    for (partition, offset) in from {
+        assigned.add_partition_offset(topic.as_str(), *partition, Offset::Offset(*offset))?;
+    }
+    consumer.assign(&assigned)?;
+    let mut open: BTreeSet<i32> = from.iter().map(|(partition, _)| *partition).collect();
+    let begun = Instant::now();
+    while !open.is_empty() {
+        if begun.elapsed() > ANSWER_MAX {
+            bail!("Kafka at {} stopped sending `{topic}`", address(&config));
+        }
+        match consumer.poll(Duration::from_millis(250)) {
+            None => {}
+            Some(Err(KafkaError::PartitionEOF(partition))) => {
+                open.remove(&partition);
+            }
+            Some(Err(error)) => tracing::debug!(%error, "the client goes on by itself"),
+            Some(Ok(record)) => {
+                let partition = record.partition();
+                if open.remove(&partition) {
+                    pending.insert(partition);
+                    let mut known = TopicPartitionList::new();
+                    known.add_partition(topic.as_str(), partition);
+                    consumer.pause(&known)?;
+                }
+            }
+        }
+    }
+    Ok(pending)
+}
+
+/// Hands over every record that a topic holds now, partition by partition, until `take` answers `false`. Blocks.
+pub(crate) fn records(
+    config: &ClientConfig,
+    topic: &TopicName,
+    mut take: impl FnMut(&BorrowedMessage<'_>) -> bool,
+) -> anyhow::Result<()> {
+    let Some(ranges) = ranges(config, topic)? else { return Ok(()) };
+    let mut config = config.clone();
+    config.set("enable.partition.eof", "true").set("auto.offset.reset", "earliest");
+    let consumer = consumer(&config, "tailwater.reader")?;
+    for (partition, range) in ranges.iter().enumerate() {
+        if range.first == range.next {
+            continue;
+        }
+        let mut assigned = TopicPartitionList::new();
+        assigned.add_partition_offset(
+            topic.as_str(),
+            partition as i32,
+            Offset::Offset(range.first),
+        )?;
+        consumer.assign(&assigned)?;
+        let mut heard = Instant::now();
+        loop {
+            match consumer.poll(Duration::from_millis(250)) {
+                None if heard.elapsed() > SILENCE_MAX => {
+                    bail!("Kafka at {} stopped sending `{topic}`", address(&config))
+                }
+                None => {}
+                Some(Err(KafkaError::PartitionEOF(_))) => break,
+                Some(Err(error)) => tracing::debug!(%error, "the client goes on by itself"),
+                Some(Ok(record)) if record.offset() >= range.next => break,
+                Some(Ok(record)) => {
+                    heard = Instant::now();
+                    if !take(&record) {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Runs a call that blocks, off the threads that must not.
+pub(crate) async fn blocking<T: Send + 'static>(
+    call: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
+) -> anyhow::Result<T> {
+    tokio::task::spawn_blocking(call).await.context("a call into the Kafka client panicked")?
+}
+
+/// `group` is named because the client demands it; nothing joins it and nothing is committed.
+fn consumer(config: &ClientConfig, group: &str) -> anyhow::Result<BaseConsumer> {
+    let mut config = config.clone();
+    config
+        .set("group.id", group)
+        .set("enable.auto.commit", "false")
+        .set("isolation.level", "read_committed");
+    config.create().context("the Kafka client cannot be set up with these `kafka.properties`")
+}
+
+fn address(config: &ClientConfig) -> &str {
+    config.get("bootstrap.servers").unwrap_or_default()
+}

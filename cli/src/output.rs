@@ -1,0 +1,99 @@
+//! What goes to standard output: a table for people, tab-separated lines for programs, or JSON.
+
+use std::io::{self, IsTerminal, Write};
+
+use comfy_table::{ContentArrangement, Table, presets};
+use serde::Serialize;
+
+/// How lists are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Format {
+    /// Aligned columns under a header.
+    Table,
+    /// One line an item, its fields separated by tabs, without a header.
+    Plain,
+    /// One JSON value.
+    Json,
+}
+
+impl Format {
+    /// The wish of the user, else a table on a terminal and plain lines in a pipe.
+    pub(crate) fn chosen(wish: Option<Self>) -> Self {
+        let usual = if io::stdout().is_terminal() { Self::Table } else { Self::Plain };
+        wish.unwrap_or(usual)
+    }
+
+    /// Prints a list. JSON has every field of an item, the others have the columns of `row`.
+    pub(crate) fn list<T: Serialize>(
+        self,
+        header: &[&str],
+        items: &[T],
+        row: impl Fn(&T) -> Vec<String>,
+    ) -> io::Result<()> {
+        match self {
+            Self::Json => json(&items),
+            Self::Plain => plain(items.iter().map(row)),
+            Self::Table => table(header, items.iter().map(row)),
+        }
+    }
+}
+
+/// Prints one JSON value, indented.
+pub(crate) fn json(value: &impl Serialize) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    serde_json::to_writer_pretty(&mut out, value)?;
+    writeln!(out)
+}
+
+/// Prints a table with aligned columns.
+pub(crate) fn table(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> io::Result<()> {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(header.to_vec());
+    table.add_rows(rows.map(|row| row.iter().map(|cell| printable(cell)).collect::<Vec<_>>()));
+    writeln!(io::stdout().lock(), "{}", table.trim_fmt())
+}
+
+/// Prints lines with tabs between their fields.
+pub(crate) fn plain(rows: impl Iterator<Item = Vec<String>>) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    for row in rows {
+        let cells: Vec<String> = row.iter().map(|cell| printable(cell)).collect();
+        writeln!(out, "{}", cells.join("\t"))?;
+    }
+    Ok(())
+}
+
+/// Text from a store or a record must not steer a terminal or break a line in two.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// A number of bytes for people.
+pub(crate) fn bytes(count: u64) -> String {
+    let mut size = count as f64;
+    for unit in ["B", "KiB", "MiB", "GiB"] {
+        if size < 1024.0 {
+            let digits = usize::from(unit != "B" && size < 100.0);
+            return format!("{size:.digits$} {unit}");
+        }
+        size /= 1024.0;
+    }
+    format!("{size:.1} TiB")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_short() {
+        let sizes = [0, 1023, 1024, 150 << 20, 3 << 30, 5 << 40].map(bytes);
+        assert_eq!(sizes, ["0 B", "1023 B", "1.0 KiB", "150 MiB", "3.0 GiB", "5.0 TiB"]);
+    }
+
+    #[test]
+    fn control_characters_do_not_reach_the_terminal() {
+        assert_eq!(printable("a\tb\u{1b}[31m\n"), "a b [31m ");
+    }
+}

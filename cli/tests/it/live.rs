@@ -1,0 +1,225 @@
+//! The binary against real Postgres, Kafka, S3 and OpenSearch.
+
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use serde_json::Value;
+
+use crate::command::{Ran, run, tailwater};
+use crate::place::Place;
+
+fn json(ran: Ran) -> Value {
+    serde_json::from_str(&ran.done()).expect("JSON")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_catalog_is_shown_applied_and_listed() -> anyhow::Result<()> {
+    let place = Place::new().await?;
+    let tailwater = |arguments: &[&str]| run(&place.folder, arguments);
+    let id = &place.id;
+
+    let early = tailwater(&["topics", "list"]);
+    assert_eq!(early.code, Some(1));
+    assert!(early.stderr.contains("run `tailwater apply` first"), "{early:#?}");
+    let check = tailwater(&["check", "-f", "catalog"]);
+    assert_eq!(check.code, Some(0), "what apply will make is no finding: {check:#?}");
+
+    let shown = tailwater(&["apply", "-f", "catalog", "--dry-run"]).done();
+    assert!(shown.contains(&format!("+ topic stock.{id}: create with 2 partitions")), "{shown}");
+    let applied = tailwater(&["apply", "-f", "catalog"]).done();
+    assert_eq!(shown, applied, "the plan is what is done");
+    let again = tailwater(&["apply", "-f", "catalog", "-o", "json"]);
+    assert_eq!(json(again)["changes"], Value::Array(vec![]));
+
+    let topics = tailwater(&["topics", "list"]).done();
+    assert_eq!(topics, format!("stock.{id}\ttable shop.stock\tid\t2\tyes\n"));
+    let sinks = json(tailwater(&["sinks", "list", "-o", "json"]));
+    assert_eq!(sinks[1]["destination"], format!("s3://cli-{id}/"));
+    let none = tailwater(&["sinks", "run", "none"]);
+    assert_eq!(none.code, Some(1));
+    assert!(none.stderr.contains("sink `none` is not registered (`find`, `lake`)"), "{none:#?}");
+    assert!(none.stderr.contains("`tailwater sinks apply -f DIR`"), "{none:#?}");
+    let check = tailwater(&["check"]);
+    assert_eq!(check.code, Some(0), "{check:#?}");
+    place.leave().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_apply_that_is_killed_is_finished_by_the_next() -> anyhow::Result<()> {
+    let place = Place::new().await?;
+    let seed = u64::from(std::process::id());
+    println!("seed {seed}");
+    let mut kills = 0;
+    // Each attempt lives a little longer, so kills fall all over the way.
+    for attempt in 0..20 {
+        let mut apply = tailwater(&place.folder, &["apply", "-f", "catalog"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()?;
+        tokio::time::sleep(Duration::from_millis(100 + attempt * 150 + seed * 7919 % 100)).await;
+        if apply.try_wait()?.is_some_and(|status| status.success()) {
+            break;
+        }
+        apply.kill()?;
+        apply.wait()?;
+        kills += 1;
+    }
+    assert!(kills > 0, "the first attempt had 200 ms at most");
+    run(&place.folder, &["apply", "-f", "catalog"]).done();
+    let again = run(&place.folder, &["apply", "-f", "catalog", "--dry-run"]).done();
+    assert_eq!(again, "");
+    let sinks = json(run(&place.folder, &["sinks", "list", "-o", "json"]));
+    assert_eq!(sinks.as_array().map(Vec::len), Some(2));
+    place.leave().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refusals_name_the_file_and_the_sql_that_mends_them() -> anyhow::Result<()> {
+    let place = Place::new().await?;
+    place.sql.batch_execute("ALTER TABLE shop.stock REPLICA IDENTITY NOTHING").await?;
+    let refused = run(&place.folder, &["apply", "-f", "catalog"]);
+    assert_eq!((refused.code, refused.stdout.as_str()), (Some(1), ""));
+    let expected = "catalog/topics.yaml:3:1: topic `stock";
+    assert!(refused.stderr.contains(expected), "{refused:#?}");
+    let sql = r#"mend it with: ALTER TABLE "shop"."stock" REPLICA IDENTITY DEFAULT;"#;
+    assert!(refused.stderr.contains(sql), "{refused:#?}");
+    let check = run(&place.folder, &["check", "-f", "catalog"]);
+    assert_eq!(check.code, Some(1));
+    assert!(check.stdout.contains("REPLICA IDENTITY DEFAULT"), "{check:#?}");
+    place.leave().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_are_listed_with_their_coordinates() -> anyhow::Result<()> {
+    let place = Place::new().await?;
+    run(&place.folder, &["apply", "-f", "catalog"]).done();
+    assert_eq!(run(&place.folder, &["dlq", "list"]).done(), "");
+    let producer: BaseProducer = place.kafka.create()?;
+    let mut headers = OwnedHeaders::new();
+    for (key, value) in [
+        ("tw-dlq-sink", "find"),
+        ("tw-dlq-topic", "stock"),
+        ("tw-dlq-partition", "1"),
+        ("tw-dlq-offset", "42"),
+        ("tw-dlq-class", "mapping"),
+        ("tw-dlq-reason", "field [price]\tis no \u{1b}[31mnumber"),
+        ("tw-dlq-attempts", "1"),
+        ("tw-dlq-at", "1767312000000"),
+    ] {
+        headers = headers.insert(Header { key, value: Some(value) });
+    }
+    let topic = format!("tailwater.cli_{}.find.dlq", place.id);
+    let record = BaseRecord::to(&topic).key("k").payload("\u{0}not json").headers(headers);
+    producer.send(record).map_err(|(error, _)| error)?;
+    producer.flush(Duration::from_secs(10))?;
+
+    let listed = run(&place.folder, &["dlq", "list", "find"]).done();
+    assert_eq!(
+        listed,
+        "find\t0\tstock[1]@42\tmapping\t10\t2026-01-02T00:00:00Z\tfield [price] is no  [31mnumber\n"
+    );
+    let letters = json(run(&place.folder, &["dlq", "list", "-o", "json"]));
+    assert_eq!(letters[0]["from"]["offset"], 42);
+    assert_eq!(run(&place.folder, &["dlq", "list", "lake"]).done(), "");
+    assert_eq!(run(&place.folder, &["dlq", "list", "other"]).code, Some(1));
+    let status = json(run(&place.folder, &["status", "--json"]));
+    assert_eq!(status["sinks"][0]["dead_letters"], 1, "{status:#}");
+    place.leave().await
+}
+
+/// A child that is ended when the test ends, however it ends.
+struct Running(Child);
+
+impl Running {
+    fn start(place: &Place, arguments: &[&str]) -> anyhow::Result<Self> {
+        let log = std::fs::File::create(place.folder.join(format!("{}.log", arguments.join("-"))))?;
+        let child =
+            tailwater(&place.folder, arguments).stdout(Stdio::null()).stderr(log).spawn()?;
+        Ok(Self(child))
+    }
+
+    /// SIGTERM by the recorded process id, then the exit code.
+    fn drain(mut self) -> anyhow::Result<Option<i32>> {
+        let id = self.0.id().to_string();
+        std::process::Command::new("kill").args(["-TERM", &id]).status()?;
+        Ok(self.0.wait()?.code())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+async fn eventually(what: &str, mut is: impl FnMut() -> bool) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    while !is() {
+        anyhow::ensure!(begun.elapsed() < Duration::from_secs(60), "not within 60 s: {what}");
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reader_and_sinks_run_drain_and_show_their_state() -> anyhow::Result<()> {
+    let place = Place::new().await?;
+    run(&place.folder, &["apply", "-f", "catalog"]).done();
+    let reader = Running::start(&place, &["cdc", "run"])?;
+    let lake = Running::start(&place, &["sinks", "run", "lake"])?;
+    let find = Running::start(&place, &["sinks", "run", "find", "--admin", "127.0.0.1:0"])?;
+    let status = || json(run(&place.folder, &["status", "--json"]));
+    eventually("the slot is read", || status()["slot"]["active"] == true).await?;
+    place
+        .sql
+        .batch_execute(
+            "INSERT INTO shop.stock SELECT n, 'item ' || n FROM generate_series(1, 100) n",
+        )
+        .await?;
+    let taken = |status: &Value, sink: usize| {
+        let partitions = status["sinks"][sink]["topics"][0]["partitions"].as_array();
+        let partitions = partitions.map(Vec::as_slice).unwrap_or_default();
+        let committed = partitions.iter().filter_map(|p| p["committed"].as_i64()).sum::<i64>();
+        committed >= 100 && status["sinks"][sink]["topics"][0]["lag"] == 0
+    };
+    eventually("both sinks took everything", || {
+        let status = status();
+        taken(&status, 0) && taken(&status, 1)
+    })
+    .await?;
+
+    let topic = format!("stock.{}", place.id);
+    let segments = json(run(&place.folder, &["lake", "ls", &topic, "-o", "json"]));
+    let records = segments.as_array().expect("a list").iter();
+    assert_eq!(records.filter_map(|s| s["records"].as_u64()).sum::<u64>(), 100, "{segments:#}");
+    let lines = run(&place.folder, &["lake", "cat", &topic]).done();
+    assert_eq!(
+        lines.lines().filter(|line| serde_json::from_str::<Value>(line).is_ok()).count(),
+        100
+    );
+    let few = run(&place.folder, &["lake", "cat", &topic, "--limit", "3"]).done();
+    assert_eq!(few.lines().count(), 3);
+    let screen = run(&place.folder, &["status"]).done();
+    assert!(screen.contains("reader lag") && screen.contains(&topic), "{screen}");
+
+    assert_eq!(reader.drain()?, Some(0));
+    assert_eq!(lake.drain()?, Some(0));
+    assert_eq!(find.drain()?, Some(0));
+    eventually("the slot is free", || status()["slot"]["active"] == false).await?;
+    place.leave().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_busy_admin_port_ends_the_reader_with_its_address() -> anyhow::Result<()> {
+    let place = Place::new().await?;
+    run(&place.folder, &["apply", "-f", "catalog"]).done();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let address = taken.local_addr()?.to_string();
+    let ran = run(&place.folder, &["sinks", "run", "lake", "--admin", &address]);
+    assert_eq!(ran.code, Some(1));
+    assert!(ran.stderr.contains(&format!("cannot listen on {address}")), "{ran:#?}");
+    place.leave().await
+}
