@@ -1,1 +1,35 @@
-//! Stub.
+//! Every record of a topic, kept as gzipped JSONL on S3, exactly once by construction.
+//!
+//! ```text
+//!  record ──▶ line ──▶ segment (gzip, seekable) ──create-only──▶ object ──▶ manifest
+//!                                  ▲
+//!            chain: the predecessor determines the key ◀── metadata `next`, `next-dt`
+//! ```
+//!
+//! * The object is the commit; manifest and consumer offset follow from it and can be rebuilt.
+//! * Objects are created with `If-None-Match: *` and never replaced, so a writer that was paused for an hour can do no
+//!   harm: its key is taken.
+//! * Whoever writes a format here also reads it, in the same file.
+#![forbid(unsafe_code)]
+
+/// Object keys from topic, partition and place (pure).
+pub mod layout;
+/// One record as one line, and back, byte for byte (pure).
+pub mod line;
+/// Lines as one gzip member that can be read from the middle (pure).
+pub mod segment;
+/// What an object holds, beside it.
+pub mod manifest;
+/// Which key is next, and what a taken key means (pure).
+pub mod chain;
+/// The store: create-only writes, looks, lists.
+mod store;
+/// The sink.
+mod sink;
+/// Listing and reading back.
+pub mod read;
+/// Names of metrics.
+pub mod metrics;
+
+pub use sink::ArchiveSink;
+pub use store::{Put, S3Config, Store, StoreError};

@@ -1,0 +1,175 @@
+//! Object keys.
+//!
+//! ```text
+//!  <prefix>data/<topic>/dt=2026-09-21/p00003-00000000000000750000.jsonl.gz        and nothing else under data/
+//!  <prefix>meta/<topic>/manifest/p00003/00000000000000750000-2026-09-21.json
+//! ```
+//!
+//! Numbers are padded so that names order as numbers do. Only `dt=` is a `key=value` part of the path: engines turn
+//! every such part into a column.
+
+use std::fmt;
+use std::str::FromStr;
+
+use tailwater_topics_contract::TopicName;
+
+/// A day in UTC, as in `dt=2026-09-21`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Day(jiff::civil::Date);
+
+impl Day {
+    /// The day of a timestamp in milliseconds since 1970. What lies outside the calendar is the first day there is.
+    pub fn of_ms(timestamp_ms: i64) -> Self {
+        let timestamp = jiff::Timestamp::from_millisecond(timestamp_ms).unwrap_or_default();
+        Self(timestamp.to_zoned(jiff::tz::TimeZone::UTC).date())
+    }
+}
+
+impl fmt::Display for Day {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A text that is no day.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a day such as `2026-09-21`")]
+pub struct NotADay(String);
+
+impl FromStr for Day {
+    type Err = NotADay;
+
+    fn from_str(text: &str) -> Result<Self, NotADay> {
+        let date: jiff::civil::Date = text.parse().map_err(|_| NotADay(text.to_owned()))?;
+        // Other spellings of the same day would be other keys.
+        if date.to_string() == text { Ok(Self(date)) } else { Err(NotADay(text.to_owned())) }
+    }
+}
+
+/// The place of one link of a chain: wholly determined by its predecessor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Place {
+    /// First position of the link.
+    pub start: i64,
+    /// Its folder.
+    pub dt: Day,
+}
+
+/// As in the commit metadata of a consumer group: `2026-09-21/750000`.
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.dt, self.start)
+    }
+}
+
+impl Place {
+    /// Reads what `Display` prints.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (dt, start) = text.split_once('/')?;
+        Some(Self { start: start.parse().ok()?, dt: dt.parse().ok()? })
+    }
+}
+
+/// Where the objects of one partition stand.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    prefix: String,
+    topic: TopicName,
+    partition: i32,
+}
+
+impl Layout {
+    /// `prefix` is empty or ends with `/`.
+    pub fn new(prefix: &str, topic: TopicName, partition: i32) -> Self {
+        Self { prefix: prefix.to_owned(), topic, partition }
+    }
+
+    /// The key of a link.
+    pub fn object(&self, place: Place) -> String {
+        let Place { start, dt } = place;
+        format!(
+            "{}dt={dt}/p{:05}-{start:020}.jsonl.gz",
+            data(&self.prefix, &self.topic),
+            self.partition
+        )
+    }
+
+    /// The key of a link's manifest.
+    pub fn manifest(&self, place: Place) -> String {
+        let (prefix, topic, Place { start, dt }) = (&self.prefix, &self.topic, place);
+        format!("{prefix}meta/{topic}/manifest/p{:05}/{start:020}-{dt}.json", self.partition)
+    }
+
+    /// The partition.
+    pub fn partition(&self) -> i32 {
+        self.partition
+    }
+
+    /// Before the key of every object of the topic.
+    pub fn data(&self) -> String {
+        data(&self.prefix, &self.topic)
+    }
+}
+
+/// Before the key of every object of a topic.
+pub fn data(prefix: &str, topic: &TopicName) -> String {
+    format!("{prefix}data/{topic}/")
+}
+
+/// The partition and place that an object's key says; `None` for keys that are not of this layout.
+pub fn parse(key: &str) -> Option<(i32, Place)> {
+    let (folder, file) = key.rsplit_once('/')?;
+    let dt = folder.rsplit_once('/')?.1.strip_prefix("dt=")?.parse().ok()?;
+    let (partition, start) = file.strip_suffix(".jsonl.gz")?.strip_prefix('p')?.split_once('-')?;
+    let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    if partition.len() < 5 || start.len() != 20 || !digits(partition) || !digits(start) {
+        return None;
+    }
+    Some((partition.parse().ok()?, Place { start: start.parse().ok()?, dt }))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn keys_are_as_documented() {
+        let layout = Layout::new("tw/", "orders.events".parse().expect("valid"), 3);
+        let place = Place { start: 750_000, dt: "2026-09-21".parse().expect("valid") };
+        assert_eq!(
+            layout.object(place),
+            "tw/data/orders.events/dt=2026-09-21/p00003-00000000000000750000.jsonl.gz"
+        );
+        assert_eq!(
+            layout.manifest(place),
+            "tw/meta/orders.events/manifest/p00003/00000000000000750000-2026-09-21.json"
+        );
+    }
+
+    #[test]
+    fn days_have_one_spelling_and_are_utc() {
+        assert_eq!(Day::of_ms(86_399_999).to_string(), "1970-01-01");
+        assert_eq!(Day::of_ms(86_400_000).to_string(), "1970-01-02");
+        assert_eq!(Day::of_ms(-1).to_string(), "1969-12-31");
+        for text in ["2026-9-1", "20260901", "2026-09-01T00:00:00", "x"] {
+            assert!(text.parse::<Day>().is_err(), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_a_key_says_is_read_back(partition in 0..100_000_i32, start in 0..i64::MAX, ms in 0..4_000_000_000_000_i64) {
+            let layout = Layout::new("", "t".parse().expect("valid"), partition);
+            let place = Place { start, dt: Day::of_ms(ms) };
+            prop_assert_eq!(parse(&layout.object(place)), Some((partition, place)));
+            prop_assert_eq!(Place::parse(&place.to_string()), Some(place));
+        }
+
+        #[test]
+        fn any_key_is_read_or_refused(key in "\\PC{0,80}") {
+            let _ = parse(&key);
+        }
+    }
+}

@@ -1,0 +1,313 @@
+//! Lines as one gzip member that can be read from the middle.
+//!
+//! ```text
+//!  gzip header, extra field `LK`: (compressed length, raw length, crc32) of each chunk
+//!  chunk 0   DEFLATE blocks … full flush        byte aligned, refers to nothing before it
+//!  chunk 1   …
+//!  03 00     empty last block
+//!  crc32, raw length
+//! ```
+//!
+//! * One member, because some readers, Java's among them, silently stop after the first of several.
+//! * A full flush about every MiB of lines costs half a percent and lets a reader begin at any chunk.
+//! * No time, no name: the same lines give the same bytes.
+//!
+//! Format: RFC 1951 and RFC 1952.
+
+use std::io::Read;
+
+use flate2::read::{DeflateDecoder, GzDecoder};
+use flate2::{Compress, Compression, FlushCompress};
+
+/// Raw bytes after which a chunk ends, at a line's end. Smaller costs size, larger costs reads that want little.
+const CHUNK_BYTES: u64 = 1 << 20;
+/// Level 3 of zlib-rs: half the time of level 6 for a twentieth more size.
+const LEVEL: u32 = 3;
+/// Bytes of one entry of the chunk index.
+const ENTRY: usize = 12;
+/// The extra field holds at most 65,535 bytes, of which 4 name it.
+const CHUNKS_MAX: usize = (65_535 - 4) / ENTRY;
+/// Fixed part of the header: magic, deflate, flag FEXTRA, no time, no hint, unknown system.
+const HEADER: [u8; 10] = [0x1F, 0x8B, 8, 4, 0, 0, 0, 0, 0, 0xFF];
+/// Memory of the compressor: window, hash tables and pending output.
+const COMPRESSOR_BYTES: usize = 300 << 10;
+
+/// One chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Chunk {
+    /// Bytes in the object.
+    pub compressed_bytes: u32,
+    /// Bytes of lines.
+    pub raw_bytes: u32,
+    /// CRC-32 of the lines.
+    pub crc32: u32,
+}
+
+/// A finished segment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// The object.
+    pub bytes: Vec<u8>,
+    /// Its chunks.
+    pub chunks: Vec<Chunk>,
+    /// Bytes of lines.
+    pub raw_bytes: u64,
+}
+
+/// Writes lines into a segment.
+#[derive(Debug)]
+pub struct SegmentWriter {
+    compressor: Compress,
+    body: Vec<u8>,
+    chunks: Vec<Chunk>,
+    /// Where the open chunk begins in `body`.
+    chunk_start: usize,
+    chunk_raw: u64,
+    chunk_crc: crc32fast::Hasher,
+    raw_bytes: u64,
+    crc: crc32fast::Hasher,
+}
+
+impl Default for SegmentWriter {
+    fn default() -> Self {
+        Self {
+            compressor: Compress::new(Compression::new(LEVEL), false),
+            body: Vec::new(),
+            chunks: Vec::new(),
+            chunk_start: 0,
+            chunk_raw: 0,
+            chunk_crc: crc32fast::Hasher::new(),
+            raw_bytes: 0,
+            crc: crc32fast::Hasher::new(),
+        }
+    }
+}
+
+impl SegmentWriter {
+    /// Adds one whole line, its line break included.
+    pub fn line(&mut self, line: &[u8]) {
+        self.compress(line, FlushCompress::None);
+        self.chunk_raw += line.len() as u64;
+        self.chunk_crc.update(line);
+        if self.chunk_raw >= CHUNK_BYTES {
+            self.end_chunk();
+        }
+    }
+
+    /// Bytes of the object so far. What the compressor still holds back is not counted.
+    pub fn compressed_bytes(&self) -> usize {
+        self.body.len()
+    }
+
+    /// Memory in use.
+    pub fn memory(&self) -> usize {
+        self.body.capacity() + COMPRESSOR_BYTES
+    }
+
+    /// Whether the index has no room for another chunk.
+    pub fn is_full(&self) -> bool {
+        self.chunks.len() + 1 >= CHUNKS_MAX
+    }
+
+    /// Ends the segment.
+    pub fn finish(mut self) -> Segment {
+        if self.chunk_raw > 0 {
+            self.end_chunk();
+        }
+        let index_bytes = self.chunks.len() * ENTRY;
+        let mut bytes = Vec::with_capacity(HEADER.len() + 6 + index_bytes + self.body.len() + 10);
+        bytes.extend_from_slice(&HEADER);
+        // Both lengths fit: `is_full` holds the number of chunks down.
+        bytes.extend_from_slice(&((index_bytes + 4) as u16).to_le_bytes());
+        bytes.extend_from_slice(b"LK");
+        bytes.extend_from_slice(&(index_bytes as u16).to_le_bytes());
+        for chunk in &self.chunks {
+            bytes.extend_from_slice(&chunk.compressed_bytes.to_le_bytes());
+            bytes.extend_from_slice(&chunk.raw_bytes.to_le_bytes());
+            bytes.extend_from_slice(&chunk.crc32.to_le_bytes());
+        }
+        bytes.extend_from_slice(&self.body);
+        bytes.extend_from_slice(&[0x03, 0x00]);
+        bytes.extend_from_slice(&self.crc.finalize().to_le_bytes());
+        bytes.extend_from_slice(&(self.raw_bytes as u32).to_le_bytes());
+        Segment { bytes, chunks: self.chunks, raw_bytes: self.raw_bytes }
+    }
+
+    fn end_chunk(&mut self) {
+        self.compress(&[], FlushCompress::Full);
+        let crc = std::mem::take(&mut self.chunk_crc);
+        self.crc.combine(&crc);
+        self.chunks.push(Chunk {
+            compressed_bytes: (self.body.len() - self.chunk_start) as u32,
+            raw_bytes: self.chunk_raw as u32,
+            crc32: crc.finalize(),
+        });
+        self.raw_bytes += self.chunk_raw;
+        self.chunk_start = self.body.len();
+        self.chunk_raw = 0;
+    }
+
+    fn compress(&mut self, mut input: &[u8], flush: FlushCompress) {
+        loop {
+            // A flush is complete when it leaves room unused (zlib manual, `deflate`).
+            self.body.reserve((input.len() / 2).max(4096));
+            let before = self.compressor.total_in();
+            let room = self.body.capacity() - self.body.len();
+            let length = self.body.len();
+            // Raw deflate of bytes in memory has no way to fail short of misuse of the stream.
+            let _ = self.compressor.compress_vec(input, &mut self.body, flush);
+            input = &input[(self.compressor.total_in() - before) as usize..];
+            let wrote = self.body.len() - length;
+            if input.is_empty() && wrote < room {
+                return;
+            }
+        }
+    }
+}
+
+/// An object that is no segment, or is damaged.
+#[derive(Debug, thiserror::Error)]
+pub enum BadSegment {
+    /// Not gzip, or the content does not match its checksum.
+    #[error("not a whole gzip member")]
+    Gzip(#[from] std::io::Error),
+    /// Gzip, but without our index.
+    #[error("no chunk index in the gzip header")]
+    NoIndex,
+    /// A chunk does not match the index.
+    #[error("chunk {0} does not match its checksum")]
+    Chunk(usize),
+}
+
+/// The chunks of a segment and where they begin, from its first bytes.
+///
+/// `head` may be any beginning of the object that holds the header; 64 KiB always do.
+pub fn chunks(head: &[u8]) -> Result<Vec<(u64, Chunk)>, BadSegment> {
+    let parse = || {
+        let (header, rest) = head.split_first_chunk::<10>()?;
+        let (extra, rest) = rest.split_first_chunk::<2>()?;
+        let (name, rest) = rest.split_first_chunk::<2>()?;
+        let (length, rest) = rest.split_first_chunk::<2>()?;
+        let (extra, length) = (u16::from_le_bytes(*extra), u16::from_le_bytes(*length));
+        let index = rest.get(..usize::from(length))?;
+        let ours = *header == HEADER && name == b"LK" && u32::from(extra) == u32::from(length) + 4;
+        let (entries, rest) = index.as_chunks::<ENTRY>();
+        (ours && rest.is_empty()).then_some(entries)
+    };
+    let entries = parse().ok_or(BadSegment::NoIndex)?;
+    let mut at = (HEADER.len() + 6 + entries.len() * ENTRY) as u64;
+    let word = |entry: &[u8; ENTRY], place: usize| {
+        u32::from_le_bytes([entry[place], entry[place + 1], entry[place + 2], entry[place + 3]])
+    };
+    let chunk = |entry: &[u8; ENTRY]| {
+        let chunk = Chunk {
+            compressed_bytes: word(entry, 0),
+            raw_bytes: word(entry, 4),
+            crc32: word(entry, 8),
+        };
+        let start = at;
+        at += u64::from(chunk.compressed_bytes);
+        (start, chunk)
+    };
+    Ok(entries.iter().map(chunk).collect())
+}
+
+/// The lines of one chunk, from its bytes alone. `number` is only for the message.
+pub fn read_chunk(number: usize, chunk: Chunk, compressed: &[u8]) -> Result<Vec<u8>, BadSegment> {
+    // An empty last block in place of what follows.
+    let whole = compressed.chain(&[0x01, 0x00, 0x00, 0xFF, 0xFF][..]);
+    let mut raw = Vec::new();
+    DeflateDecoder::new(whole).take(u64::from(chunk.raw_bytes) + 1).read_to_end(&mut raw)?;
+    let matches = raw.len() == chunk.raw_bytes as usize && crc32fast::hash(&raw) == chunk.crc32;
+    if matches { Ok(raw) } else { Err(BadSegment::Chunk(number)) }
+}
+
+/// All lines of a segment, checked against its checksum.
+pub fn read_all(object: &[u8]) -> Result<Vec<u8>, BadSegment> {
+    let mut raw = Vec::new();
+    GzDecoder::new(object).read_to_end(&mut raw)?;
+    Ok(raw)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn written(lines: &[Vec<u8>]) -> Segment {
+        let mut writer = SegmentWriter::default();
+        lines.iter().for_each(|line| writer.line(line));
+        writer.finish()
+    }
+
+    #[test]
+    fn every_chunk_reads_alone_and_together_they_are_the_whole() {
+        let lines: Vec<Vec<u8>> = (0..40_000_u32)
+            .map(|n| {
+                format!("{{\"n\":{n},\"x\":\"{:x}\"}}\n", n.wrapping_mul(2_654_435_761))
+                    .repeat(3)
+                    .into_bytes()
+            })
+            .collect();
+        let segment = written(&lines);
+        assert!(segment.chunks.len() > 2, "{} chunks", segment.chunks.len());
+        let whole = read_all(&segment.bytes).expect("gzip");
+        assert_eq!(whole, lines.concat());
+        let mut joined = Vec::new();
+        for (number, (start, chunk)) in
+            chunks(&segment.bytes).expect("indexed").into_iter().enumerate()
+        {
+            let start = usize::try_from(start).expect("small");
+            let compressed = &segment.bytes[start..start + chunk.compressed_bytes as usize];
+            let raw = read_chunk(number, chunk, compressed).expect("reads alone");
+            assert_eq!(raw.last(), Some(&b'\n'), "a chunk ends at a line's end");
+            joined.extend(raw);
+        }
+        assert_eq!(joined, whole);
+    }
+
+    #[test]
+    fn the_same_lines_give_the_same_bytes() {
+        let lines = vec![b"{\"a\":1}\n".to_vec(); 1000];
+        assert_eq!(written(&lines).bytes, written(&lines).bytes);
+    }
+
+    #[test]
+    fn an_empty_segment_is_gzip_of_nothing() {
+        let segment = written(&[]);
+        assert_eq!(read_all(&segment.bytes).expect("gzip"), b"");
+        assert!(chunks(&segment.bytes).expect("indexed").is_empty());
+    }
+
+    #[test]
+    fn damage_is_seen() {
+        let lines = b"some lines of text, long enough to be hit\n".repeat(50);
+        let segment = written(std::slice::from_ref(&lines));
+        let (start, chunk) = chunks(&segment.bytes).expect("indexed")[0];
+        let start = usize::try_from(start).expect("small");
+        let end = start + chunk.compressed_bytes as usize;
+        for at in start..segment.bytes.len() {
+            let mut damaged = segment.bytes.clone();
+            damaged[at] ^= 0x10;
+            // Padding bits between blocks may change; the lines may not.
+            assert!(
+                read_all(&damaged).is_err() || read_all(&damaged).is_ok_and(|raw| raw == lines)
+            );
+            let alone = read_chunk(0, chunk, &damaged[start..end]);
+            assert!(alone.is_err() || alone.is_ok_and(|raw| raw == lines), "byte {at}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_lines_come_back(lines in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 1..3000), 0..40)) {
+            prop_assert_eq!(read_all(&written(&lines).bytes).expect("gzip"), lines.concat());
+        }
+
+        #[test]
+        fn any_bytes_are_an_index_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
+            let _ = chunks(&bytes);
+        }
+    }
+}

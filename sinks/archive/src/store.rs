@@ -1,0 +1,331 @@
+//! The store: create-only writes, looks, lists.
+//!
+//! * Every write is conditional and carries a checksum; the client's own retries are off, because a retry that finds
+//!   our first attempt must be told apart from a rival, and only the chain can do that.
+//! * A write without a clear answer says so. Nothing is guessed.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use aws_credential_types::Credentials;
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::retry::RetryConfig;
+use aws_sdk_s3::config::timeout::TimeoutConfig;
+use aws_sdk_s3::config::{BehaviorVersion, Region, StalledStreamProtectionConfig};
+use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::primitives::ByteStream;
+use bytes::Bytes;
+use futures::future::join_all;
+use tailwater_runtime::{Classify, ErrorClass, Secret};
+use uuid::Uuid;
+
+use crate::chain::{Link, NotALink};
+
+/// How long one request may take. A segment of 64 MiB passes in it at one MiB a second.
+const REQUEST_MAX: Duration = Duration::from_secs(90);
+const CONNECT_MAX: Duration = Duration::from_secs(5);
+/// Writers that race in the probe. Two are enough to show a store that checks before it writes; more show it sooner.
+const PROBE_WRITERS: usize = 8;
+
+/// How to reach a bucket.
+#[derive(Clone, Debug)]
+pub struct S3Config {
+    /// Where the store listens, with scheme.
+    pub endpoint: String,
+    /// Its region.
+    pub region: String,
+    /// The bucket.
+    pub bucket: String,
+    /// Access key.
+    pub access_key: String,
+    /// Secret key.
+    pub secret: Secret,
+    /// Whether the bucket stands in the path rather than in the host name.
+    pub path_style: bool,
+}
+
+/// A bucket of a store.
+#[derive(Clone, Debug)]
+pub struct Store {
+    client: Client,
+    endpoint: String,
+    bucket: String,
+}
+
+/// What became of a conditional create.
+#[derive(Debug)]
+pub enum Put {
+    /// The object is ours.
+    Created,
+    /// The key was taken.
+    Taken,
+    /// Nobody can tell: look.
+    Unclear(StoreError),
+}
+
+/// A store that does not do what is asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Not reached, or out of order for now.
+    #[error("the S3 store at {endpoint} did not answer while {doing}: {why}")]
+    Unavailable {
+        /// Where it listens.
+        endpoint: String,
+        /// What was asked.
+        doing: String,
+        /// What came instead.
+        why: String,
+    },
+    /// It refuses, and will go on refusing.
+    #[error("the S3 store at {endpoint} refused {doing}: {why}")]
+    Refused {
+        /// Where it listens.
+        endpoint: String,
+        /// What was asked.
+        doing: String,
+        /// What it said.
+        why: String,
+    },
+    /// The bucket is not there.
+    #[error("bucket `{bucket}` does not exist at {endpoint}; create it with `tailwater apply`")]
+    NoBucket {
+        /// Where it should be.
+        endpoint: String,
+        /// The bucket.
+        bucket: String,
+    },
+    /// Two writers were told that they had created the same object.
+    #[error(
+        "the S3 store at {endpoint} let {winners} of {PROBE_WRITERS} writers create the same object, so an archive in it could lose records; use a store with atomic conditional writes"
+    )]
+    NotAtomic {
+        /// Where it listens.
+        endpoint: String,
+        /// How many.
+        winners: usize,
+    },
+    /// An object that no writer of ours made.
+    #[error("object `{key}` is not part of an archive")]
+    Foreign {
+        /// Its key.
+        key: String,
+        /// Why.
+        #[source]
+        source: NotALink,
+    },
+}
+
+impl Classify for StoreError {
+    fn class(&self) -> ErrorClass {
+        match self {
+            Self::Unavailable { .. } => ErrorClass::Transient,
+            Self::Refused { .. }
+            | Self::NoBucket { .. }
+            | Self::NotAtomic { .. }
+            | Self::Foreign { .. } => ErrorClass::Definite,
+        }
+    }
+}
+
+/// One object of a listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// Its key.
+    pub key: String,
+    /// Its bytes.
+    pub bytes: u64,
+}
+
+impl Store {
+    /// Prepares a client; nothing is sent yet.
+    pub fn connect(config: S3Config) -> Self {
+        let keys = Credentials::new(
+            config.access_key,
+            config.secret.expose(),
+            None,
+            None,
+            "configuration",
+        );
+        let timeouts = TimeoutConfig::builder()
+            .connect_timeout(CONNECT_MAX)
+            .operation_attempt_timeout(REQUEST_MAX)
+            .build();
+        let client = aws_sdk_s3::Config::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .endpoint_url(&config.endpoint)
+            .region(Region::new(config.region))
+            .credentials_provider(keys)
+            .force_path_style(config.path_style)
+            .retry_config(RetryConfig::disabled())
+            .timeout_config(timeouts)
+            .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
+            .build();
+        Self { client: Client::from_conf(client), endpoint: config.endpoint, bucket: config.bucket }
+    }
+
+    /// The bucket's name.
+    pub fn bucket(&self) -> &str {
+        &self.bucket
+    }
+
+    /// Whether the bucket exists.
+    pub async fn has_bucket(&self) -> Result<bool, StoreError> {
+        match self.client.head_bucket().bucket(&self.bucket).send().await {
+            Ok(_) => Ok(true),
+            Err(error) if status(&error) == Some(404) => Ok(false),
+            Err(error) => Err(self.failed(&error, "looking for the bucket")),
+        }
+    }
+
+    /// Creates the bucket if it is not there.
+    pub async fn ensure_bucket(&self) -> Result<(), StoreError> {
+        if self.has_bucket().await? {
+            return Ok(());
+        }
+        match self.client.create_bucket().bucket(&self.bucket).send().await {
+            Ok(_) => Ok(()),
+            // Somebody was faster.
+            Err(error) if status(&error) == Some(409) && self.has_bucket().await? => Ok(()),
+            Err(error) => Err(self.failed(&error, "creating the bucket")),
+        }
+    }
+
+    /// Races several conditional creates of one object, and fails unless exactly one wins and stays.
+    pub async fn probe(&self) -> Result<(), StoreError> {
+        let key = format!("meta/.probe/{}", Uuid::new_v4());
+        let race = (0..PROBE_WRITERS).map(|writer| {
+            let body = Bytes::from(format!("writer {writer}"));
+            let key = key.clone();
+            async move { self.create(&key, body, HashMap::new(), "text/plain").await }
+        });
+        let outcomes = join_all(race).await.into_iter().collect::<Result<Vec<Put>, _>>()?;
+        let mut winners = Vec::new();
+        for (writer, put) in outcomes.into_iter().enumerate() {
+            match put {
+                Put::Created => winners.push(writer),
+                Put::Taken => {}
+                Put::Unclear(error) => return Err(error),
+            }
+        }
+        let kept = self.get(&key).await?;
+        // Best effort: a probe left behind harms nobody.
+        let _ = self.client.delete_object().bucket(&self.bucket).key(&key).send().await;
+        match winners.as_slice() {
+            [winner] if kept.as_deref() == Some(format!("writer {winner}").as_bytes()) => Ok(()),
+            _ => Err(StoreError::NotAtomic {
+                endpoint: self.endpoint.clone(),
+                winners: winners.len().max(2),
+            }),
+        }
+    }
+
+    /// Creates an object unless its key is taken.
+    ///
+    /// # Errors
+    /// Only refusals; what may have happened without our knowledge is [`Put::Unclear`].
+    pub async fn create(
+        &self,
+        key: &str,
+        body: Bytes,
+        metadata: HashMap<String, String>,
+        content_type: &str,
+    ) -> Result<Put, StoreError> {
+        let put = self
+            .client
+            .put_object()
+            .bucket(&self.bucket)
+            .key(key)
+            .if_none_match("*")
+            .content_type(content_type)
+            .set_metadata(Some(metadata))
+            .body(ByteStream::from(body));
+        match put.send().await {
+            Ok(_) => Ok(Put::Created),
+            // 304 is what some older servers say instead of 412.
+            Err(error) if matches!(status(&error), Some(412 | 304)) => Ok(Put::Taken),
+            Err(error) => match self.failed(&error, &format!("writing `{key}`")) {
+                unclear @ StoreError::Unavailable { .. } => Ok(Put::Unclear(unclear)),
+                refused => Err(refused),
+            },
+        }
+    }
+
+    /// The link at a key, if one is there.
+    pub async fn link(&self, key: &str) -> Result<Option<Link>, StoreError> {
+        match self.client.head_object().bucket(&self.bucket).key(key).send().await {
+            Ok(head) => {
+                let metadata = head.metadata().cloned().unwrap_or_default();
+                let foreign = |source| StoreError::Foreign { key: key.to_owned(), source };
+                Link::from_metadata(&metadata).map(Some).map_err(foreign)
+            }
+            Err(error) if status(&error) == Some(404) => {
+                // A missing bucket answers a HEAD in the same way.
+                if self.has_bucket().await? { Ok(None) } else { Err(self.no_bucket()) }
+            }
+            Err(error) => Err(self.failed(&error, &format!("looking at `{key}`"))),
+        }
+    }
+
+    /// The bytes of an object, if it is there.
+    pub async fn get(&self, key: &str) -> Result<Option<Bytes>, StoreError> {
+        let doing = || format!("reading `{key}`");
+        match self.client.get_object().bucket(&self.bucket).key(key).send().await {
+            Ok(object) => match object.body.collect().await {
+                Ok(body) => Ok(Some(body.into_bytes())),
+                Err(error) => Err(self.unavailable(doing(), error.to_string())),
+            },
+            Err(error) if error.code() == Some("NoSuchKey") => Ok(None),
+            Err(error) => Err(self.failed(&error, &doing())),
+        }
+    }
+
+    /// Every object under a prefix, in the order of keys.
+    pub async fn list(&self, prefix: &str) -> Result<Vec<Listed>, StoreError> {
+        let list = self.client.list_objects_v2().bucket(&self.bucket).prefix(prefix);
+        let mut pages = list.into_paginator().send();
+        let mut listed = Vec::new();
+        while let Some(page) = pages.next().await {
+            let page = page.map_err(|error| self.failed(&error, &format!("listing `{prefix}`")))?;
+            listed.extend(page.contents().iter().filter_map(|object| {
+                let bytes = u64::try_from(object.size().unwrap_or(0)).unwrap_or(0);
+                Some(Listed { key: object.key()?.to_owned(), bytes })
+            }));
+        }
+        Ok(listed)
+    }
+
+    fn failed<E>(&self, error: &SdkError<E>, doing: &str) -> StoreError
+    where
+        E: ProvideErrorMetadata + std::error::Error + 'static,
+    {
+        if error.code() == Some("NoSuchBucket") {
+            return self.no_bucket();
+        }
+        let said = match (error.code(), error.message()) {
+            (Some(code), Some(message)) => format!("{code}, {message}"),
+            (Some(code), None) => code.to_owned(),
+            _ => DisplayErrorContext(error).to_string(),
+        };
+        match status(error) {
+            // 408 and 409 ask for another try; 429 and 5xx pass.
+            Some(400..=407 | 410..=428 | 430..=499 | 501) => StoreError::Refused {
+                endpoint: self.endpoint.clone(),
+                doing: doing.to_owned(),
+                why: said,
+            },
+            _ => self.unavailable(doing.to_owned(), said),
+        }
+    }
+
+    fn unavailable(&self, doing: String, why: String) -> StoreError {
+        StoreError::Unavailable { endpoint: self.endpoint.clone(), doing, why }
+    }
+
+    fn no_bucket(&self) -> StoreError {
+        StoreError::NoBucket { endpoint: self.endpoint.clone(), bucket: self.bucket.clone() }
+    }
+}
+
+fn status<E>(error: &SdkError<E>) -> Option<u16> {
+    error.raw_response().map(|response| response.status().as_u16())
+}

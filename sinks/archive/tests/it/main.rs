@@ -1,0 +1,4 @@
+//! The archive against real S3 servers.
+
+mod live;
+mod server;

@@ -1,0 +1,33 @@
+//! The S3 servers that `make test` has started, and buckets of our own in them.
+
+use tailwater_sinks_archive::{S3Config, Store};
+
+/// Every server that is there, with its name. The embedded one always is; MinIO where it could be built.
+pub(crate) fn all() -> Vec<(&'static str, String)> {
+    let embedded = std::env::var("TAILWATER_TEST_S3")
+        .expect("`TAILWATER_TEST_S3` is not set; run the tests with `make test`");
+    let minio = std::env::var("TAILWATER_TEST_MINIO").ok();
+    [("embedded", Some(embedded)), ("minio", minio)]
+        .into_iter()
+        .filter_map(|(name, endpoint)| endpoint.map(|endpoint| (name, endpoint)))
+        .collect()
+}
+
+/// A new bucket, reached at `endpoint`.
+pub(crate) async fn bucket(endpoint: &str) -> Store {
+    let store = connect(endpoint, &format!("it-{}", uuid::Uuid::new_v4()));
+    store.ensure_bucket().await.expect("creates a bucket");
+    store
+}
+
+/// A bucket by its name, which need not exist.
+pub(crate) fn connect(endpoint: &str, bucket: &str) -> Store {
+    Store::connect(S3Config {
+        endpoint: endpoint.to_owned(),
+        region: "us-east-1".to_owned(),
+        bucket: bucket.to_owned(),
+        access_key: "tailwater".to_owned(),
+        secret: tailwater_runtime::Secret::new("tailwater-secret"),
+        path_style: true,
+    })
+}
