@@ -1,0 +1,3 @@
+//! The outbox on a real Postgres.
+
+mod live;
