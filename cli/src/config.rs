@@ -17,6 +17,8 @@ use tailwater_topics_contract::PipelineName;
 use tailwater_topics_registry::Servers;
 use tailwater_topics_registry::destinations::{S3Config, SearchConfig};
 
+use crate::output::counted;
+
 /// Everything in `tailwater.yaml`.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
@@ -78,8 +80,7 @@ impl fmt::Display for Error {
                 path.display()
             ),
             Self::Mistakes(mistakes) => {
-                let count = mistakes.len();
-                write!(f, "{count} mistake{}:", if count == 1 { "" } else { "s" })?;
+                write!(f, "{}:", counted(mistakes.len(), "mistake"))?;
                 mistakes.iter().try_for_each(|mistake| write!(f, "\n  {mistake}"))
             }
         }

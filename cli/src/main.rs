@@ -33,8 +33,8 @@ Exit codes:
   10-63  the reader ended for a definite reason; `tailwater explain TW0nn` has the page for code nn
 
 Environment:
-  TAILWATER_CONFIG and TAILWATER_LOG stand in for --config and --log. In the configuration, ${NAME} and
-  ${NAME:-default} are replaced by environment variables.";
+  TAILWATER_CONFIG and TAILWATER_LOG stand in for --config and --log.
+  In the configuration, ${NAME} and ${NAME:-default} are replaced by environment variables.";
 
 /// Committed Postgres changes to Kafka, and on to an S3 archive and a search index.
 #[derive(Parser)]
@@ -131,9 +131,8 @@ fn fail(error: &anyhow::Error) -> ExitCode {
         // Whoever read our output has seen enough.
         return ExitCode::SUCCESS;
     }
-    eprintln!("error: {error}");
-    for cause in error.chain().skip(1) {
-        eprintln!("  because: {cause}");
+    for (number, cause) in output::causes(error).iter().enumerate() {
+        eprintln!("{}: {cause}", if number == 0 { "error" } else { "  because" });
     }
     if let Some(reader) = error.downcast_ref::<tailwater_cdc::Error>() {
         eprintln!("code {0}; `tailwater explain {0}` says what to do", reader.code());

@@ -69,6 +69,26 @@ fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
+/// An error and its causes in one line each. Some libraries repeat the cause in their own words; what was said
+/// already is left out.
+pub(crate) fn causes(error: &anyhow::Error) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !lines
+            .last()
+            .is_some_and(|said| said.ends_with(&cause) || said.contains(&format!("{cause} ")))
+        {
+            lines.push(cause);
+        }
+    }
+    lines
+}
+
+/// A number of things, with its noun.
+pub(crate) fn counted(count: usize, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}
+
 /// A number of bytes for people.
 pub(crate) fn bytes(count: u64) -> String {
     let mut size = count as f64;
@@ -90,6 +110,17 @@ mod tests {
     fn sizes_are_short() {
         let sizes = [0, 1023, 1024, 150 << 20, 3 << 30, 5 << 40].map(bytes);
         assert_eq!(sizes, ["0 B", "1023 B", "1.0 KiB", "150 MiB", "3.0 GiB", "5.0 TiB"]);
+    }
+
+    #[test]
+    fn a_cause_that_was_said_already_is_not_said_again() {
+        let error = anyhow::anyhow!("DnsFailure")
+            .context("metadata fetch failed: DnsFailure (no such host)")
+            .context("Kafka did not answer");
+        assert_eq!(
+            causes(&error),
+            ["Kafka did not answer", "metadata fetch failed: DnsFailure (no such host)"]
+        );
     }
 
     #[test]

@@ -65,9 +65,9 @@ pub(crate) async fn apply(
         (config, catalog) => return Err(all_mistakes(config.err(), catalog.err()).into()),
     };
     eprintln!(
-        "comparing {} topics and {} sinks with Postgres at {} and Kafka at {}",
-        catalog.topics.len(),
-        catalog.sinks.len(),
+        "comparing {} and {} with Postgres at {} and Kafka at {}",
+        output::counted(catalog.topics.len(), "topic"),
+        output::counted(catalog.sinks.len(), "sink"),
         config.postgres.address(),
         config.kafka.brokers
     );
@@ -88,7 +88,7 @@ pub(crate) async fn apply(
         eprintln!("[{}/{count}] {change}", number + 1);
         registry.carry_out(change).await?;
     }
-    eprintln!("applied {count} change{}", if count == 1 { "" } else { "s" });
+    eprintln!("applied {}", output::counted(count, "change"));
     Ok(ExitCode::SUCCESS)
 }
 

@@ -10,7 +10,7 @@ use tailwater_topics_registry::{Registry, Scope, plan, registrations};
 
 use crate::commands::sinks::store;
 use crate::config::Config;
-use crate::{Context, declared};
+use crate::{Context, declared, output};
 
 /// Find what would fail or lose changes, before the reader starts
 ///
@@ -59,7 +59,8 @@ pub(crate) async fn run(cx: &Context, args: &Args) -> anyhow::Result<ExitCode> {
         ]
     })?;
     let errors = findings.iter().filter(|finding| finding.severity == "error").count();
-    eprintln!("{errors} errors, {} warnings", findings.len() - errors);
+    let warnings = output::counted(findings.len() - errors, "warning");
+    eprintln!("{}, {warnings}", output::counted(errors, "error"));
     Ok(if errors == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -161,7 +162,7 @@ fn error_finding(code: &'static str, subject: &str, error: &anyhow::Error) -> Fi
         severity: "error",
         code,
         subject: subject.to_owned(),
-        problem: format!("{error:#}"),
+        problem: output::causes(error).join(": "),
         remedy: "correct the configuration, or start the server".to_owned(),
     }
 }

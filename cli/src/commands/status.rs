@@ -117,7 +117,7 @@ pub(crate) async fn run(cx: &Context, args: &Args) -> anyhow::Result<ExitCode> {
 
 async fn look(config: &Config) -> Status {
     let mut problems = Vec::new();
-    let mut note = |error: anyhow::Error| problems.push(format!("{error:#}"));
+    let mut note = |error: anyhow::Error| problems.push(output::causes(&error).join(": "));
     let kafka = config.kafka_client();
     let reader = config.reader(false);
     let (slot, progress, registered) = tokio::join!(

@@ -213,7 +213,46 @@ async fn reader_and_sinks_run_drain_and_show_their_state() -> anyhow::Result<()>
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_busy_admin_port_ends_the_reader_with_its_address() -> anyhow::Result<()> {
+async fn a_topic_added_to_a_running_pipeline_flows_without_a_restart() -> anyhow::Result<()> {
+    let place = Place::new().await?;
+    run(&place.folder, &["apply", "-f", "catalog"]).done();
+    let reader = Running::start(&place, &["cdc", "run"])?;
+    let lake = Running::start(&place, &["sinks", "run", "lake"])?;
+    let status = || json(run(&place.folder, &["status", "--json"]));
+    eventually("the slot is read", || status()["slot"]["active"] == true).await?;
+
+    place.sql.batch_execute("CREATE TABLE shop.later (id int PRIMARY KEY)").await?;
+    let (topics, sinks) = ("catalog/topics.yaml", "catalog/sinks.yml");
+    let later = format!("later.{}", place.id);
+    let more = format!(
+        "{}---\napiVersion: tailwater/v1\nkind: Topic\nname: {later}\nfrom: {{ table: shop.later }}\n",
+        std::fs::read_to_string(place.folder.join(topics))?
+    );
+    std::fs::write(place.folder.join(topics), more)?;
+    let both = std::fs::read_to_string(place.folder.join(sinks))?.replacen(
+        &format!("[stock.{}]", place.id),
+        &format!("[stock.{}, {later}]", place.id),
+        1,
+    );
+    std::fs::write(place.folder.join(sinks), both)?;
+    let changes = run(&place.folder, &["apply", "-f", "catalog"]).done();
+    assert!(
+        changes.contains(&format!("~ sink lake: register for stock.{}, {later}", place.id)),
+        "{changes}"
+    );
+    place.sql.batch_execute("INSERT INTO shop.later SELECT generate_series(1, 7)").await?;
+    eventually("the new topic is archived", || {
+        let segments = json(run(&place.folder, &["lake", "ls", &later, "-o", "json"]));
+        let segments = segments.as_array().map(Vec::as_slice).unwrap_or_default();
+        segments.iter().filter_map(|s| s["records"].as_u64()).sum::<u64>() == 7
+    })
+    .await?;
+    drop((reader, lake));
+    place.leave().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_busy_admin_port_ends_thereader_with_its_address() -> anyhow::Result<()> {
     let place = Place::new().await?;
     run(&place.folder, &["apply", "-f", "catalog"]).done();
     let taken = std::net::TcpListener::bind("127.0.0.1:0")?;

@@ -96,7 +96,9 @@ impl Database {
                 let (address, waited) = (address(config), begun.elapsed());
                 return Err(Error::Unreachable { address, attempts, waited, source });
             }
-            tracing::info!(address = address(config), "waiting for Postgres");
+            if attempts == 1 {
+                tracing::warn!(address = address(config), error = %source, "waiting for Postgres");
+            }
             tokio::time::sleep(wait).await;
         }
         unreachable!("back-off never ends")
