@@ -115,7 +115,12 @@ pub async fn events(client: &Client, table: &Table, aggregate: &str) -> anyhow::
 fn as_text(column: &Column) -> String {
     let name = format!("t.\"{}\"", column.name.replace('"', "\"\""));
     match column.form {
-        Form::Text | Form::Json => format!("({name})::text"),
+        // A cast drops the blanks that pad `char(n)`; they are part of the value.
+        Form::Text => format!(
+            "case when pg_typeof({name}) = 'bpchar'::regtype and {name} is not null \
+             then format('%s', {name}) else ({name})::text end"
+        ),
+        Form::Json => format!("({name})::text"),
         // One spelling for both kinds of timestamp: the offset is 0 because the session's zone is UTC.
         Form::Time => format!(
             "to_char({name}, 'YYYY-MM-DD\"T\"HH24:MI:SS.US') || \
