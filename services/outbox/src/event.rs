@@ -7,6 +7,7 @@ const TEXT_MAX: usize = 255;
 
 /// Something that happened to an aggregate.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::struct_field_names, reason = "the fields are the columns of the outbox table")]
 pub struct Event {
     pub(crate) id: Uuid,
     pub(crate) aggregate_type: String,

@@ -1,0 +1,7 @@
+//! Products, prices and the documents made of them.
+
+mod model;
+mod routes;
+mod store;
+
+pub use routes::router;

@@ -1,0 +1,7 @@
+//! Payments and their events.
+
+mod model;
+mod routes;
+mod store;
+
+pub use routes::router;

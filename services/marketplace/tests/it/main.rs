@@ -1,0 +1,3 @@
+//! The marketplace on a real Postgres.
+
+mod live;
