@@ -6,10 +6,11 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use tailwater_infra_demo::archive::Store;
+use tailwater_infra_demo::archive::{ArchiveReader, Store};
 use tailwater_infra_demo::reconcile::{Expectation, Judge, Origin, Stores};
 use tailwater_infra_demo::source::Table;
 use tailwater_infra_demo::traffic::Services;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_postgres::NoTls;
 
 use crate::{Process, Servers};
@@ -86,10 +87,22 @@ impl World {
         let admin = |at: usize| format!("127.0.0.1:{}", self.admin_ports[at]);
         let (name, arguments) = match app {
             App::Reader => ("reader", vec!["cdc".to_owned(), "run".to_owned()]),
-            App::Lake => ("lake", sink("lake", admin(1))),
-            App::Search => ("product-search", sink("product-search", admin(2))),
+            App::Lake => ("lake", sink("lake", &admin(1))),
+            App::Search => ("product-search", sink("product-search", &admin(2))),
         };
         Process::start(&self.folder, name, "tailwater", &arguments)
+    }
+
+    /// Waits until a process says that it can do its work.
+    pub async fn wait_until_ready(&self, app: App, process: &mut Process) -> anyhow::Result<()> {
+        let port = self.admin_ports[app as usize];
+        let began = Instant::now();
+        while !is_ready(port).await {
+            process.check_running()?;
+            ensure!(began.elapsed() < START_MAX, "{app:?} is not ready: {}", process.last_words());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Ok(())
     }
 
     /// Where traffic goes.
@@ -102,11 +115,7 @@ impl World {
         let stores = Stores {
             database_url: self.database_url(),
             brokers: self.servers.kafka.clone(),
-            store: Store {
-                endpoint: self.servers.s3.clone(),
-                access_key: "tailwater".into(),
-                secret_key: "tailwater-secret".into(),
-            },
+            store: self.store(),
             bucket: self.bucket(),
             opensearch: self.servers.opensearch.clone(),
         };
@@ -134,6 +143,13 @@ impl World {
         Judge::new(stores, expectations)
     }
 
+    /// How many objects the archive of a topic has.
+    pub async fn archived_objects(&self, topic: &str) -> anyhow::Result<usize> {
+        let mut archive = ArchiveReader::new(&self.store(), &self.bucket(), &self.topic(topic));
+        archive.catch_up().await?;
+        Ok(archive.links().count())
+    }
+
     /// Drops the slot and the database. Topics and objects stay under the world's name.
     pub async fn remove(self) -> anyhow::Result<()> {
         drop(self.services);
@@ -145,6 +161,14 @@ impl World {
         client.batch_execute(&format!("drop database {} with (force)", self.name)).await?;
         std::fs::remove_dir_all(&self.folder)?;
         Ok(())
+    }
+
+    fn store(&self) -> Store {
+        Store {
+            endpoint: self.servers.s3.clone(),
+            access_key: "tailwater".into(),
+            secret_key: "tailwater-secret".into(),
+        }
     }
 
     fn database_url(&self) -> String {
@@ -199,6 +223,8 @@ impl World {
                 }
                 text = text
                     .replace("bucket: events", &format!("bucket: {}", self.bucket()))
+                    // Many segments, so that kills hit the middle of a write.
+                    .replace("age: 5s", "age: 200ms")
                     .replace("alias: products", &format!("alias: {}-products", self.name));
             }
             let file = path.file_name().context("a file has a name")?;
@@ -208,8 +234,11 @@ impl World {
     }
 }
 
-fn sink(name: &str, admin: String) -> Vec<String> {
-    ["sinks", "run", name, "--admin"].map(str::to_owned).into_iter().chain([admin]).collect()
+fn sink(name: &str, admin: &str) -> Vec<String> {
+    // A fixed instance lets a restarted worker go on at once; without it every kill would cost a session time-out, and
+    // most kills would hit a worker that is still waiting for its partitions.
+    let arguments = ["sinks", "run", name, "--instance", name, "--admin", &admin];
+    arguments.map(str::to_owned).into()
 }
 
 fn run(folder: &Path, binary: &str, arguments: &[&str]) -> anyhow::Result<()> {
@@ -239,6 +268,17 @@ fn free_ports() -> anyhow::Result<[u16; 7]> {
         listeners.push(listener);
     }
     Ok(ports)
+}
+
+async fn is_ready(port: u16) -> bool {
+    let ask = async {
+        let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await?;
+        stream.write_all(b"GET /ready HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await?;
+        std::io::Result::Ok(answer.starts_with(b"HTTP/1.1 200"))
+    };
+    ask.await.unwrap_or(false)
 }
 
 async fn wait_for_port(process: &mut Process, port: u16) -> anyhow::Result<()> {

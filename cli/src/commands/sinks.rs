@@ -49,6 +49,10 @@ pub(crate) struct RunArgs {
     /// Address of /live, /ready and /metrics instead of `sinks.admin`
     #[arg(long, value_name = "ADDRESS")]
     admin: Option<SocketAddr>,
+    /// A name that stays the same when this worker restarts, so that it takes up its partitions at once.
+    /// Two running workers must not share one
+    #[arg(long, value_name = "NAME")]
+    instance: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -98,7 +102,9 @@ async fn work(cx: &Context, args: RunArgs) -> anyhow::Result<ExitCode> {
         let mut current = registered(&registrations.borrow_and_update(), &args.sink)?;
         while !stop.is_cancelled() {
             let session = stop.child_token();
-            let worker = work_once(&config, current.clone(), session.clone(), health.clone());
+            let instance = args.instance.clone();
+            let worker =
+                work_once(&config, current.clone(), instance, session.clone(), health.clone());
             let mut worker = std::pin::pin!(worker);
             let changed = registrations.wait_for(|all| {
                 all.sinks.get(&args.sink).is_some_and(|registration| *registration != current)
@@ -123,6 +129,7 @@ async fn work(cx: &Context, args: RunArgs) -> anyhow::Result<ExitCode> {
 async fn work_once(
     config: &Config,
     registration: SinkRegistration,
+    instance: Option<String>,
     stop: CancellationToken,
     health: Health,
 ) -> anyhow::Result<()> {
@@ -131,6 +138,7 @@ async fn work_once(
     let mut worker = WorkerConfig::new(config.pipeline.clone(), registration, brokers);
     worker.properties = config.kafka.properties.clone().into_iter().collect();
     worker.budget_bytes = config.sinks.memory as usize;
+    worker.instance_id = instance;
     match spec.kind {
         SinkKind::Archive(spec) => {
             let store = store(config, &spec.bucket)?;

@@ -97,6 +97,11 @@ impl ArchiveReader {
         &self.lines
     }
 
+    /// Every object read so far.
+    pub fn links(&self) -> impl Iterator<Item = &Link> {
+        self.links.values()
+    }
+
     /// Reads objects that were not there before; answers how many lines are new.
     pub async fn catch_up(&mut self) -> anyhow::Result<usize> {
         let before = self.lines.len();
