@@ -37,6 +37,7 @@ struct State {
     stored: BTreeMap<TopicPartition, BTreeMap<i64, SourceRecord>>,
     faults: VecDeque<Fault>,
     poison: BTreeSet<i64>,
+    taken: usize,
 }
 
 impl MemorySink {
@@ -58,6 +59,11 @@ impl MemorySink {
     /// The offsets stored for a partition.
     pub fn stored(&self, partition: &TopicPartition) -> Vec<i64> {
         self.state().stored.get(partition).into_iter().flat_map(BTreeMap::keys).copied().collect()
+    }
+
+    /// How many records were pushed, stored or not.
+    pub fn taken(&self) -> usize {
+        self.state().taken
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -102,6 +108,7 @@ impl Writer for MemoryWriter {
             return Err(Rejected { record, class: "poison", reason, attempts: 0 });
         }
         self.batch.push(record);
+        self.sink.state().taken += 1;
         Ok(())
     }
 

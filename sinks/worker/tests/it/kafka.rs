@@ -1,0 +1,151 @@
+//! Topics of our own on the server that `make test` has started.
+
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::{Headers, Message};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use tailwater_sinks_worker::WorkerConfig;
+use tailwater_topics_contract::{
+    ArchiveSpec, Origin, PipelineName, SegmentSpec, SinkKind, SinkRegistration, SinkSpec, TopicName,
+};
+
+const WAIT: Duration = Duration::from_secs(15);
+
+/// One pipeline with one topic of two partitions, and a sink named `memory` on it.
+pub(crate) struct Log {
+    pub(crate) pipeline: PipelineName,
+    pub(crate) topic: TopicName,
+}
+
+/// A dead letter: key, value, and the headers as texts.
+#[derive(Debug)]
+pub(crate) struct Dead {
+    pub(crate) key: Option<Vec<u8>>,
+    pub(crate) value: Option<Vec<u8>>,
+    pub(crate) headers: Vec<(String, String)>,
+}
+
+impl Log {
+    pub(crate) async fn create() -> Self {
+        let id = uuid::Uuid::new_v4().simple().to_string();
+        let pipeline: PipelineName = format!("w{}", &id[..20]).parse().expect("valid");
+        let topic: TopicName = format!("{pipeline}.events").parse().expect("valid");
+        let dead = pipeline.dead_letter_topic(&"memory".parse().expect("valid"));
+        let admin: AdminClient<DefaultClientContext> = client().create().expect("creates");
+        let new = |name, partitions| NewTopic::new(name, partitions, TopicReplication::Fixed(1));
+        let topics = [new(topic.as_str(), 2), new(dead.as_str(), 1)];
+        for created in admin.create_topics(&topics, &AdminOptions::new()).await.expect("answers") {
+            created.expect("is created");
+        }
+        Self { pipeline, topic }
+    }
+
+    pub(crate) fn config(&self) -> WorkerConfig {
+        let kind = SinkKind::Archive(ArchiveSpec {
+            bucket: "unused".into(),
+            prefix: String::new(),
+            segment: SegmentSpec { bytes: 1, records: 1, age_ms: 1 },
+        });
+        let spec = SinkSpec {
+            name: "memory".parse().expect("valid"),
+            topics: vec![self.topic.clone()],
+            kind,
+            declared_at: None,
+        };
+        let origin = |partition| Origin {
+            topic: self.topic.clone(),
+            partition,
+            offset: 0,
+            dt: "1970-01-01".into(),
+        };
+        let registration = SinkRegistration { spec, origins: vec![origin(0), origin(1)] };
+        WorkerConfig::new(self.pipeline.clone(), registration, brokers())
+    }
+
+    /// Writes records in one transaction and commits or aborts it.
+    pub(crate) fn transaction(&self, partition: i32, values: std::ops::Range<u32>, commits: bool) {
+        let producer: BaseProducer = client()
+            .set("transactional.id", format!("{}-{partition}", self.pipeline))
+            .create()
+            .expect("creates");
+        producer.init_transactions(WAIT).expect("fences");
+        producer.begin_transaction().expect("begins");
+        for value in values {
+            let (key, value) = (format!("k{value}"), format!("v{value}"));
+            let record =
+                BaseRecord::to(self.topic.as_str()).partition(partition).key(&key).payload(&value);
+            producer.send(record).expect("is queued");
+        }
+        producer.flush(WAIT).expect("is sent");
+        if commits {
+            producer.commit_transaction(WAIT).expect("commits");
+        } else {
+            producer.abort_transaction(WAIT).expect("aborts");
+        }
+    }
+
+    /// What the sink's group has committed; `None` where nothing was.
+    pub(crate) fn committed(&self, partition: i32) -> Option<i64> {
+        let group = self.pipeline.consumer_group(&"memory".parse().expect("valid"));
+        let consumer: BaseConsumer = client().set("group.id", group).create().expect("creates");
+        let mut list = TopicPartitionList::new();
+        list.add_partition(self.topic.as_str(), partition);
+        let known = consumer.committed_offsets(list, WAIT).expect("answers");
+        match known.elements()[0].offset() {
+            Offset::Offset(offset) => Some(offset),
+            _ => None,
+        }
+    }
+
+    /// Deletes everything before an offset, as retention would.
+    pub(crate) async fn forget(&self, partition: i32, before: i64) {
+        let admin: AdminClient<DefaultClientContext> = client().create().expect("creates");
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(self.topic.as_str(), partition, Offset::Offset(before))
+            .expect("valid");
+        admin.delete_records(&list, &AdminOptions::new()).await.expect("deletes");
+    }
+
+    /// Waits for so many dead letters.
+    pub(crate) fn dead_letters(&self, count: usize) -> Vec<Dead> {
+        let topic = self.pipeline.dead_letter_topic(&"memory".parse().expect("valid"));
+        let consumer: BaseConsumer = client()
+            .set("group.id", "judge")
+            .set("auto.offset.reset", "earliest")
+            .create()
+            .expect("creates");
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(topic.as_str(), 0, Offset::Beginning).expect("valid");
+        consumer.assign(&list).expect("assigns");
+        let mut dead = Vec::new();
+        while dead.len() < count {
+            let message = consumer.poll(WAIT).expect("arrives in time").expect("reads");
+            let headers = message.headers().expect("has headers").iter().map(|header| {
+                let value = String::from_utf8_lossy(header.value.unwrap_or_default()).into_owned();
+                (header.key.to_owned(), value)
+            });
+            dead.push(Dead {
+                key: message.key().map(<[u8]>::to_vec),
+                value: message.payload().map(<[u8]>::to_vec),
+                headers: headers.collect(),
+            });
+        }
+        dead
+    }
+}
+
+fn brokers() -> String {
+    std::env::var("TAILWATER_TEST_KAFKA")
+        .expect("`TAILWATER_TEST_KAFKA` is not set; run the tests with `make test`")
+}
+
+fn client() -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", brokers());
+    config
+}

@@ -1,0 +1,4 @@
+//! The worker on a real Kafka.
+
+mod kafka;
+mod live;
