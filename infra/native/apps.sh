@@ -11,7 +11,7 @@ start_market() {
     url=$(postgres_url market)
     step "Marketplace: services, reader, sinks"
     ensure_database market
-    "$bin/tailwater-marketplace" migrate --database-url "$url"
+    "$bin/tailwater-marketplace" --log warn migrate --database-url "$url"
     "$bin/tailwater" --config "$market_config" apply -f "$market_catalog"
     touch "$data/market.made"
     # The reader comes first: its slot has to be there before the first row.

@@ -41,6 +41,9 @@ share.coordinator.state.topic.min.isr=1
 # Topics are declared; a group of one need not wait for others.
 auto.create.topics.enable=false
 group.initial.rebalance.delay.ms=0
+# The demo compares everything that ever was, so nothing is deleted, and nothing compacted that is not full.
+log.retention.ms=-1
+log.roll.hours=8760
 PROPERTIES
 }
 
