@@ -348,9 +348,11 @@ impl Table {
                      FROM leaf JOIN pg_catalog.pg_class l USING (oid)),
                     a.attname,
                     c.relreplident = 'f' OR EXISTS (
-                        SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid AND a.attnum = ANY (i.indkey)
+                        SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid 
+                        AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])
                         AND (CASE c.relreplident WHEN 'd' THEN i.indisprimary ELSE i.indisreplident END)),
-                    a.attstorage IN ('x', 'e', 'm')
+                    a.attstorage IN ('x', 'e', 'm') AND EXISTS (
+                        SELECT FROM leaf JOIN pg_catalog.pg_class l USING (oid) WHERE l.reltoastrelid <> 0)
              FROM root JOIN pg_catalog.pg_class c USING (oid)
              JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
              ORDER BY a.attnum"

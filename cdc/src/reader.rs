@@ -388,7 +388,7 @@ async fn fence(
     blocking(move || {
         let publisher = Kafka::new(&kafka, &pipeline)?;
         publisher.init(&stop)?;
-        publisher.check_topics(topics.iter())?;
+        kafka::check_topics(&kafka, topics.iter())?;
         Ok(publisher)
     })
     .await

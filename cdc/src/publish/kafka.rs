@@ -199,22 +199,6 @@ impl Kafka {
         }
     }
 
-    /// Compares topics with their registrations: they exist, with the registered number of partitions.
-    pub fn check_topics<'a>(
-        &self,
-        topics: impl Iterator<Item = &'a TopicRegistration>,
-    ) -> Result<(), Error> {
-        for topic in topics {
-            let found = partitions(self.producer.client(), &self.brokers, &topic.spec.name)?;
-            let registered = topic.spec.partitions;
-            if found != registered as usize {
-                let topic = topic.spec.name.clone();
-                return Err(Error::Partitions { topic, found, registered });
-            }
-        }
-        Ok(())
-    }
-
     fn begin(&mut self) -> Result<Instant, Error> {
         if let Some(deadline) = self.deadline {
             return Ok(deadline);
@@ -488,6 +472,25 @@ fn consumer(
         .set("fetch.wait.max.ms", "50")
         .create_with_context(Quiet)
         .map_err(|error| Error::Settings(Box::new(error)))
+}
+
+/// Compares topics with their registrations: they exist, with the registered number of partitions. Blocks.
+///
+/// Asks as a consumer, because a producer's question makes a broker create the topic where it may.
+pub fn check_topics<'a>(
+    config: &KafkaConfig,
+    topics: impl Iterator<Item = &'a TopicRegistration>,
+) -> Result<(), Error> {
+    let consumer = consumer(config, "read_committed", "tailwater")?;
+    for topic in topics {
+        let found = partitions(consumer.client(), &config.brokers, &topic.spec.name)?;
+        let registered = topic.spec.partitions;
+        if found != registered as usize {
+            let topic = topic.spec.name.clone();
+            return Err(Error::Partitions { topic, found, registered });
+        }
+    }
+    Ok(())
 }
 
 /// The last committed value of a topic with one partition; `None` when it holds none. Blocks.
