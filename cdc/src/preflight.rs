@@ -422,13 +422,6 @@ fn judge(
                 .to_owned(),
             format!("add a primary key, or {full}"),
         ),
-        Identity::Full if key.is_empty() => add(
-            "TW124",
-            Severity::Warning,
-            "has replica identity FULL and its topic no `key`, so the whole row is the record key"
-                .to_owned(),
-            "declare `key` in the topic".to_owned(),
-        ),
         Identity::Columns | Identity::Full => {}
     }
     for column in key {
@@ -485,7 +478,7 @@ mod tests {
         assert_eq!(codes(Some(&table()), Some((&[], true))), ["TW127"]);
         let full = Table { identity: Identity::Full, identity_columns: table().columns, ..table() };
         assert!(codes(Some(&full), Some((&["id"], true))).is_empty());
-        assert_eq!(codes(Some(&full), Some((&[], true))), ["TW124"]);
+        assert!(codes(Some(&full), Some((&[], true))).is_empty(), "keyed by its primary key");
         let nothing = Table { identity: Identity::Nothing, ..table() };
         assert_eq!(codes(Some(&nothing), Some((&[], false))), ["TW123"]);
         assert!(codes(Some(&nothing), None).is_empty(), "an outbox is insert-only");
