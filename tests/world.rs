@@ -237,7 +237,7 @@ impl World {
 fn sink(name: &str, admin: &str) -> Vec<String> {
     // A fixed instance lets a restarted worker go on at once; without it every kill would cost a session time-out, and
     // most kills would hit a worker that is still waiting for its partitions.
-    let arguments = ["sinks", "run", name, "--instance", name, "--admin", &admin];
+    let arguments = ["sinks", "run", name, "--instance", name, "--admin", admin];
     arguments.map(str::to_owned).into()
 }
 

@@ -57,8 +57,15 @@ run() {
     step "Examples in documentation"
     cargo test --locked --workspace --doc 2>&1 | tee "$logs/doc.log" || code=$?
     step "Summary"
+    ignored
     rings "$logs/nextest.log" "$logs/doc.log"
     return "$code"
+}
+
+# What is marked so that it does not run by itself, each with its reason.
+ignored() {
+    grep -rn --include='*.rs' --exclude-dir=target '^ *#\[ignore' . |
+        sed -nE 's#^\./([^:]*:[0-9]+):.*"(.*)".*#  not run by itself: \1 (\2)#p' || true
 }
 
 install_tests() {
