@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 use tailwater_topics_contract::{Lsn, PipelineName, Position, Seq, TopicName};
+use tokio::sync::Notify;
 
 use crate::capture::Resume;
 use crate::config::Config;
@@ -149,16 +150,26 @@ impl Record {
 
 /// What is durable, as the status updates say it. Read by everybody, set by [`Progress`] alone.
 #[derive(Debug, Default)]
-pub struct Durable(AtomicU64);
+pub struct Durable {
+    lsn: AtomicU64,
+    moved: Notify,
+}
 
 impl Durable {
     /// Everything that committed before this is in Kafka and in the progress record.
     pub fn get(&self) -> Lsn {
-        Lsn(self.0.load(Ordering::Acquire))
+        Lsn(self.lsn.load(Ordering::Acquire))
+    }
+
+    /// Waits until it has moved since this was last awaited. There is one who waits: the feed.
+    pub async fn moved(&self) {
+        self.moved.notified().await;
     }
 
     fn set(&self, lsn: Lsn) {
-        self.0.fetch_max(lsn.0, Ordering::AcqRel);
+        if self.lsn.fetch_max(lsn.0, Ordering::AcqRel) < lsn.0 {
+            self.moved.notify_one();
+        }
     }
 }
 

@@ -36,6 +36,10 @@ const BLOCK: usize = 256 << 10;
 /// down) is answered without a busy loop on both sides.
 const STATUS_MIN: Duration = Duration::from_millis(20);
 
+/// How soon the server learns that more is durable. Soon, so that it may recycle WAL and a person sees the truth;
+/// not at once, because a busy reader commits some hundred times a second.
+const CONFIRM: Duration = Duration::from_millis(100);
+
 /// How long a status update may take to leave.
 const SEND_WAIT: Duration = Duration::from_secs(10);
 
@@ -74,6 +78,8 @@ pub struct Feed {
     received: Lsn,
     /// Set by a keepalive that asks, cleared by the next update.
     asked: bool,
+    /// More is durable than the server was told.
+    moved: bool,
     heard_at: Instant,
     told_at: Instant,
     behind: bool,
@@ -92,6 +98,7 @@ impl Feed {
             whole: 0,
             received: Lsn::ZERO,
             asked: false,
+            moved: false,
             heard_at: now,
             told_at: now,
             behind: false,
@@ -118,6 +125,7 @@ impl Feed {
                     }
                     self.tell().await?;
                 }
+                () = self.durable.moved(), if !self.moved => self.moved = true,
                 // With whole messages at hand, wait for room and nothing else: the socket fills, and the server
                 // feels it.
                 () = self.queue.room_for(self.whole), if self.whole > 0 => {
@@ -205,7 +213,12 @@ impl Feed {
     }
 
     fn status_at(&self) -> Instant {
-        self.told_at + if self.asked { STATUS_MIN } else { self.timing.status }
+        let pause = match (self.asked, self.moved) {
+            (true, _) => STATUS_MIN,
+            (false, true) => CONFIRM.min(self.timing.status),
+            (false, false) => self.timing.status,
+        };
+        self.told_at + pause
     }
 
     async fn tell(&mut self) -> Result<(), Error> {
@@ -216,7 +229,7 @@ impl Feed {
             // An idle server says nothing as long as we talk to it; asking is how we learn that it is gone.
             reply: self.heard_at.elapsed() >= self.timing.status,
         };
-        self.asked = false;
+        (self.asked, self.moved) = (false, false);
         self.told_at = Instant::now();
         match timeout(SEND_WAIT, self.wire.send(&update.encode())).await {
             Ok(sent) => sent,
