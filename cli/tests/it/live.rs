@@ -142,8 +142,8 @@ impl Running {
 
     /// SIGTERM by the recorded process id, then the exit code.
     fn drain(mut self) -> anyhow::Result<Option<i32>> {
-        let id = self.0.id().to_string();
-        std::process::Command::new("kill").args(["-TERM", &id]).status()?;
+        let id = nix::unistd::Pid::from_raw(self.0.id().try_into()?);
+        nix::sys::signal::kill(id, nix::sys::signal::Signal::SIGTERM)?;
         Ok(self.0.wait()?.code())
     }
 }
