@@ -373,6 +373,7 @@ fn fold(columns: &[Column], records: &[Record]) -> anyhow::Result<(Rows, Vec<Str
 /// The events of a topic and what is wrong with them.
 fn published(records: &[Record]) -> anyhow::Result<(Vec<Event>, Vec<String>)> {
     let mut seen = BTreeSet::new();
+    let mut last: BTreeMap<i32, u64> = BTreeMap::new();
     let mut events = Vec::new();
     let mut wrong = Vec::new();
     for record in records {
@@ -381,6 +382,10 @@ fn published(records: &[Record]) -> anyhow::Result<(Vec<Event>, Vec<String>)> {
         let id = header("ce_id")?;
         if !seen.insert(id.clone()) {
             wrong.push(format!("event {id} comes a second time at {}", at()));
+        }
+        let seq: u64 = header("tw-seq")?.parse().with_context(at)?;
+        if last.insert(record.partition, seq).is_some_and(|last| last >= seq) {
+            wrong.push(format!("{} goes back in seq", at()));
         }
         let value = record.value.as_deref().with_context(at)?;
         events.push(Event {
@@ -468,6 +473,24 @@ mod tests {
         let deleted_twice =
             [change(0, 1, "c", 1, "a"), change(1, 2, "d", 1, ""), change(2, 3, "d", 1, "")];
         assert_eq!(fold(&columns(), &deleted_twice).expect("folds").1.len(), 1);
+    }
+
+    #[test]
+    fn an_event_that_comes_twice_or_out_of_order_is_seen() {
+        let event = |offset: i64, id: &str, seq: u64| Record {
+            partition: 0,
+            offset,
+            timestamp_ms: 2,
+            key: Some(b"o1".to_vec()),
+            value: Some(b"{}".to_vec()),
+            headers: [("ce_id", id), ("ce_type", "T"), ("tw-seq", &seq.to_string())]
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .into(),
+        };
+        let wrong = |records: &[Record]| published(records).expect("reads").1.len();
+        assert_eq!(wrong(&[event(0, "a", 1), event(1, "b", 2)]), 0);
+        assert_eq!(wrong(&[event(0, "a", 1), event(1, "a", 2)]), 1);
+        assert_eq!(wrong(&[event(0, "a", 2), event(1, "b", 1)]), 1);
     }
 
     #[test]
