@@ -38,9 +38,6 @@ use crate::sink::{Committed, Sink, SourceRecord, TopicPartition};
 
 /// Runs of records that a partition may have waiting.
 const QUEUE_RUNS: usize = 16;
-/// Records that may be held for a partition whose queue is full before it is paused. Pausing makes the client throw away
-/// what it has fetched ahead, so it must not happen at every hiccup; the budget bounds the bytes.
-const HELD_MAX: usize = 20_000;
 /// Records taken from the client before they are handed on.
 const BURST: usize = 500;
 /// How long one look at an empty client lasts; also how long a seek or commit waits at most for its turn.
@@ -418,10 +415,7 @@ impl<S: Sink, D: DeadLetters> Fetcher<S, D> {
             if let Some(run) = owned.held.take() {
                 hand_over(owned, run);
             }
-            let held = owned.held.as_ref().map_or(0, Vec::len);
-            // Once paused, it goes on when everything has been handed over.
-            let is_full = if owned.paused { held > 0 } else { held >= HELD_MAX };
-            let wanted = owned.opening || owned.stopped || is_full || self.over_budget;
+            let wanted = owned.opening || owned.stopped || owned.held.is_some() || self.over_budget;
             if wanted != owned.paused {
                 owned.paused = wanted;
                 let list = if wanted { &mut pause } else { &mut resume };
