@@ -379,7 +379,7 @@ impl RecordWriter<'_> {
             (Some(before), Some(new)) => {
                 let arena = self.out.arena();
                 let mark = arena.len();
-                let old_key = route.plan.key(before.tuple(), None, arena)?;
+                let old_key = route.plan.old_key(before, arena)?;
                 let new_key = route.plan.key(new, old, arena)?;
                 let moved = arena[old_key] != arena[new_key];
                 arena.truncate(mark);
@@ -401,7 +401,7 @@ impl RecordWriter<'_> {
         {
             let seq = self.next_seq()?;
             place_headers(self.position, seq, self.out);
-            let key = route.plan.key(old.tuple(), None, self.out.arena())?;
+            let key = route.plan.old_key(old, self.out.arena())?;
             self.out.push(&route.topic, None, Some(key), None);
         }
         Ok(())
@@ -412,7 +412,7 @@ impl RecordWriter<'_> {
         let arena = self.out.arena();
         let key = match (images.after, images.before) {
             (Some(after), _) => route.plan.key(after, images.fill, arena)?,
-            (None, Some(before)) => route.plan.key(before.tuple(), None, arena)?,
+            (None, Some(before)) => route.plan.old_key(before, arena)?,
             (None, None) => return Err(Error::Order { message: "row" }),
         };
         let value = route.plan.change(images, origin, self.unchanged, arena)?;

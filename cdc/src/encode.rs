@@ -199,6 +199,22 @@ impl Plan {
         }
     }
 
+    /// Writes the key of an old row, which must be whole: a partition whose replica identity is not that of its root
+    /// sends nulls in place of what it does not send.
+    pub fn old_key(&self, old: &Old<'_>, out: &mut Vec<u8>) -> Result<Range<usize>, RowError> {
+        self.check_count(old.tuple())?;
+        let mut wanted = self.key.iter().peekable();
+        for (at, cell) in old.tuple().cells().enumerate() {
+            if wanted.next_if(|key| key.at == at).is_some() && cell == Cell::Null {
+                return Err(RowError::KeyNotIdentity {
+                    table: self.table.clone(),
+                    column: self.name(at),
+                });
+            }
+        }
+        self.key(old.tuple(), None, out)
+    }
+
     /// Writes the key of a row. Cells the server did not send are taken from `old`.
     pub fn key(
         &self,
@@ -295,9 +311,10 @@ impl Plan {
             if identity_only && !column.is_identity {
                 continue;
             }
-            // With full identity the old image holds what the new one leaves out.
-            let cell = match (cell, full) {
-                (Cell::Unchanged, Some(full)) => full.cells().nth(at).unwrap_or(cell),
+            // With full identity the old image holds what the new one leaves out. A null there is no value: what is
+            // stored out of line is never null, and a partition with another identity than its root sends nulls.
+            let cell = match (cell, full.and_then(|full| full.cells().nth(at))) {
+                (Cell::Unchanged, Some(old @ Cell::Text(_))) => old,
                 _ => cell,
             };
             if cell == Cell::Unchanged {

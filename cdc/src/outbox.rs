@@ -208,9 +208,10 @@ impl Outbox {
 
     /// The row's own headers: texts as they are, anything else as its JSON.
     fn own_headers(&self, headers: &[u8], batch: &mut Batch) -> Result<(), OutboxError> {
-        let headers: BTreeMap<String, serde_json::Value> = serde_json::from_slice(headers)
+        // A JSON null, as some libraries write for "none", is none.
+        let headers: Option<BTreeMap<String, serde_json::Value>> = serde_json::from_slice(headers)
             .map_err(|_| OutboxError::Headers { table: self.table.clone() })?;
-        for (name, value) in headers {
+        for (name, value) in headers.into_iter().flatten() {
             let start = batch.bytes();
             match value {
                 serde_json::Value::String(text) => batch.arena().extend_from_slice(text.as_bytes()),

@@ -92,6 +92,20 @@ fn an_unchanged_value_is_named_or_filled_from_the_old_image() {
 }
 
 #[test]
+fn a_partition_with_another_identity_than_its_root_gives_no_wrong_values() {
+    let mut reader = Reader::new();
+    reader.take(&stock(b'f'));
+    let nulls = [text("p1"), text("7"), Value::Null, Value::Null];
+    let new = [text("p1"), text("7"), Value::Unchanged, text("t")];
+    let seen = reader.transaction(100, &[wire::update(STOCK, Some((b'O', &nulls)), &new)]);
+    assert_eq!(seen[0].json()["unchanged"], json!(["note"]), "named, not taken for null");
+    let no_key = [text("p1"), Value::Null, Value::Null, Value::Null];
+    reader.take(&wire::begin(200, 9));
+    let error = reader.try_take(&wire::delete(STOCK, b'O', &no_key)).expect_err("no key to delete");
+    assert!(error.to_string().contains("warehouse"), "{error}");
+}
+
+#[test]
 fn a_truncate_reaches_every_partition() {
     let mut reader = Reader::new();
     reader.take(&stock(b'd'));

@@ -57,7 +57,7 @@ impl Backlog {
         backlog.declare(cli)?;
         backlog.run(&["apply", "-f", "catalog"])?;
         let mut reader = backlog.start_reader()?;
-        while !backlog.has_slot().await? {
+        while !backlog.is_read().await? {
             ensure!(
                 reader.is_running()?,
                 "the reader did not start; see {}",
@@ -130,7 +130,8 @@ impl Backlog {
         Ok(behind <= SLACK_BYTES)
     }
 
-    async fn has_slot(&self) -> anyhow::Result<bool> {
+    /// Whether the reader's slot is being read.
+    pub(crate) async fn is_read(&self) -> anyhow::Result<bool> {
         let slot = format!("tailwater_{}", self.name);
         let select = "select 1 from pg_replication_slots where slot_name = $1 and active";
         Ok(self.admin.query_opt(select, &[&slot]).await?.is_some())
@@ -235,8 +236,8 @@ impl Backlog {
                  kafka: {{ brokers: \"{}\" }}\n\
                  s3: {{ endpoint: \"{}\", region: us-east-1, access_key: tailwater, secret_key: tailwater-secret, path_style: true }}\n\
                  opensearch: {{ url: \"{}\" }}\n\
-                 reader: {{ admin: \"127.0.0.1:18190\" }}\n\
-                 sinks: {{ admin: \"127.0.0.1:18191\" }}\n",
+                 reader: {{ admin: \"127.0.0.1:18590\" }}\n\
+                 sinks: {{ admin: \"127.0.0.1:18591\" }}\n",
                 cli.brokers, cli.s3, cli.opensearch
             ),
         )?;

@@ -29,6 +29,15 @@ pub(crate) struct Cost {
 }
 
 impl Cost {
+    /// What was added since an earlier look; the peak stays the process's own.
+    pub(crate) fn since(self, before: Self) -> Self {
+        Self {
+            seconds: self.seconds - before.seconds,
+            cpu_seconds: self.cpu_seconds - before.cpu_seconds,
+            peak_mib: self.peak_mib,
+        }
+    }
+
     /// The figures of a stage that handled `rows`.
     pub(crate) fn line(&self, rows: u64) -> String {
         let rows = rows as f64;

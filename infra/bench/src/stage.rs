@@ -29,17 +29,25 @@ pub(crate) async fn recvlogical(backlog: &Backlog) -> anyhow::Result<Cost> {
     Ok(cost)
 }
 
-/// The reader, until the slot says that everything is durable in Kafka.
+/// The reader, from its first byte of WAL until the slot says that everything is durable in Kafka. Looking around
+/// before it streams takes it a second or so whatever the backlog, and is not throughput.
 pub(crate) async fn reader(backlog: &Backlog) -> anyhow::Result<Cost> {
     let end = backlog.end().await?;
     let mut process = backlog.start_reader()?;
+    while !backlog.is_read().await? {
+        if !process.is_running()? {
+            bail!("the reader ended early; see {}", backlog.log("reader").display());
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let before = process.cost()?;
     while !backlog.is_confirmed(&end).await? {
         if !process.is_running()? {
             bail!("the reader ended early; see {}", backlog.log("reader").display());
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
-    let cost = process.cost()?;
+    let cost = process.cost()?.since(before);
     process.stop()?;
     Ok(cost)
 }
