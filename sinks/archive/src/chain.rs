@@ -21,16 +21,21 @@
 //! empty link loses the race as always, and follows it.
 
 use std::collections::HashMap;
+use std::fmt::Display;
+use std::str::FromStr;
 
 use crate::layout::{Day, Place};
+use crate::manifest::Extent;
 
 /// What an object's metadata says of its link.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link {
     /// The place of what follows.
     pub next: Place,
-    /// Records in it.
-    pub records: u64,
+    /// What its records say; none for a link that only turns the day.
+    pub extent: Extent,
+    /// Bytes of its lines.
+    pub raw_bytes: u64,
     /// SHA-256 of the object, in hexadecimal.
     pub sha256: String,
     /// Who wrote it.
@@ -43,30 +48,55 @@ pub struct Link {
 pub struct NotALink(&'static str);
 
 impl Link {
-    /// As object metadata.
+    /// As object metadata. A range stands as `<lowest>..<highest>`, and not at all when no record says.
     pub fn to_metadata(&self) -> HashMap<String, String> {
+        fn range<T: Display>(range: Option<(T, T)>) -> Option<String> {
+            range.map(|(low, high)| format!("{low}..{high}"))
+        }
         let fields = [
-            ("next", self.next.start.to_string()),
-            ("next-dt", self.next.dt.to_string()),
-            ("records", self.records.to_string()),
-            ("sha256", self.sha256.clone()),
-            ("writer", self.writer.clone()),
+            ("next", Some(self.next.start.to_string())),
+            ("next-dt", Some(self.next.dt.to_string())),
+            ("records", Some(self.extent.records.to_string())),
+            ("raw-bytes", Some(self.raw_bytes.to_string())),
+            ("sha256", Some(self.sha256.clone())),
+            ("writer", Some(self.writer.clone())),
+            ("offset", range(self.extent.offset)),
+            ("kafka-ts-ms", range(self.extent.kafka_ts_ms)),
+            ("commit-lsn", range(self.extent.commit_lsn)),
+            ("commit-ts-us", range(self.extent.commit_ts_us)),
+            ("tw-seq", range(self.extent.tw_seq)),
         ];
-        fields.map(|(name, value)| (name.to_owned(), value)).into()
+        fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
     }
 
     /// Back from object metadata.
     pub fn from_metadata(metadata: &HashMap<String, String>) -> Result<Self, NotALink> {
-        fn field<T: std::str::FromStr>(
+        fn field<T: FromStr>(
             metadata: &HashMap<String, String>,
             name: &'static str,
         ) -> Result<T, NotALink> {
             metadata.get(name).and_then(|value| value.parse().ok()).ok_or(NotALink(name))
         }
-        let next = Place { start: field(metadata, "next")?, dt: field(metadata, "next-dt")? };
+        fn range<T: FromStr>(
+            metadata: &HashMap<String, String>,
+            name: &'static str,
+        ) -> Result<Option<(T, T)>, NotALink> {
+            let Some(text) = metadata.get(name) else { return Ok(None) };
+            let (low, high) = text.split_once("..").ok_or(NotALink(name))?;
+            let end = |text: &str| text.parse().map_err(|_| NotALink(name));
+            Ok(Some((end(low)?, end(high)?)))
+        }
         Ok(Self {
-            next,
-            records: field(metadata, "records")?,
+            next: Place { start: field(metadata, "next")?, dt: field(metadata, "next-dt")? },
+            extent: Extent {
+                records: field(metadata, "records")?,
+                offset: range(metadata, "offset")?,
+                kafka_ts_ms: range(metadata, "kafka-ts-ms")?,
+                commit_lsn: range(metadata, "commit-lsn")?,
+                commit_ts_us: range(metadata, "commit-ts-us")?,
+                tw_seq: range(metadata, "tw-seq")?,
+            },
+            raw_bytes: field(metadata, "raw-bytes")?,
             sha256: field(metadata, "sha256")?,
             writer: field(metadata, "writer")?,
         })
@@ -76,7 +106,9 @@ impl Link {
     pub fn is_at(&self, place: Place) -> bool {
         self.next.dt >= place.dt
             && (self.next.start > place.start
-                || (self.next.start == place.start && self.next.dt > place.dt && self.records == 0))
+                || (self.next.start == place.start
+                    && self.next.dt > place.dt
+                    && self.extent.records == 0))
     }
 }
 
@@ -117,7 +149,7 @@ impl Claim {
         }
     }
 
-    /// What an object found at the head means, when `sha256` is the hash of ours.
+    /// What the object that stands at the head means, whoever created it, when `sha256` is the hash of ours.
     pub fn judge(&self, head: Place, sha256: &str, found: &Link) -> Verdict {
         if found.next.start == head.start {
             return Verdict::Turned { head: found.next };
@@ -129,10 +161,11 @@ impl Claim {
     }
 }
 
-/// What a taken key means.
+/// What the object at the head means for a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// The same content: an earlier attempt of ours whose answer was lost, or a rival that cut at the same place.
+    /// The claim's content: just created, or an earlier attempt of ours whose answer was lost, or a rival that cut at
+    /// the same place.
     Ours {
         /// The new head.
         head: Place,
@@ -160,6 +193,11 @@ mod tests {
 
     fn day(number: i64) -> Day {
         Day::of_ms(number * 86_400_000)
+    }
+
+    fn link(next: Place, records: u64, sha256: String) -> Link {
+        let extent = Extent { records, ..Extent::default() };
+        Link { next, extent, raw_bytes: 0, sha256, writer: "w".into() }
     }
 
     /// What a store holds, with its first rule: a key is created once.
@@ -219,22 +257,12 @@ mod tests {
                 Create::Empty { next } => (next, vec![]),
                 Create::Data { next } => (next, self.batch.clone()),
             };
-            let link = Link {
-                next,
-                records: records.len() as u64,
-                sha256: if records.is_empty() { String::new() } else { sha256.clone() },
-                writer: "w".into(),
-            };
-            let taken = store.0.contains_key(&self.head);
-            store.0.entry(self.head).or_insert((link, records));
+            let hash = if records.is_empty() { String::new() } else { sha256.clone() };
+            store.0.entry(self.head).or_insert((link(next, records.len() as u64, hash), records));
             if reply_is_lost {
                 return;
             }
             let found = &store.0[&self.head].0;
-            if !taken && matches!(claim.at(self.head), Create::Empty { .. }) {
-                self.head = found.next;
-                return;
-            }
             match claim.judge(self.head, &sha256, found) {
                 Verdict::Turned { head } => self.head = head,
                 Verdict::Ours { head } | Verdict::Adopt { head } => {
@@ -282,30 +310,27 @@ mod tests {
 
     #[test]
     fn metadata_reads_back_and_anything_else_is_refused() {
-        let link = Link {
-            next: Place { start: 9, dt: day(3) },
-            records: 4,
-            sha256: "ab".into(),
-            writer: "w".into(),
-        };
+        let mut link = link(Place { start: 9, dt: day(3) }, 4, "ab".into());
+        link.extent.kafka_ts_ms = Some((-5, 7));
+        link.extent.tw_seq = Some((1, u64::MAX));
         let metadata = link.to_metadata();
         assert_eq!(Link::from_metadata(&metadata), Ok(link));
-        for name in metadata.keys() {
+        for name in ["next", "next-dt", "records", "raw-bytes", "sha256", "writer"] {
             let mut without = metadata.clone();
             without.remove(name);
-            assert!(Link::from_metadata(&without).is_err(), "{name}");
+            assert_eq!(Link::from_metadata(&without), Err(NotALink(name)));
+        }
+        for name in metadata.keys().filter(|name| !["sha256", "writer"].contains(&name.as_str())) {
+            let mut wrong = metadata.clone();
+            wrong.insert(name.clone(), "x".into());
+            assert!(Link::from_metadata(&wrong).is_err(), "{name}");
         }
     }
 
     #[test]
     fn a_link_that_goes_nowhere_is_no_link() {
         let at = Place { start: 5, dt: day(3) };
-        let link = |start, dt, records| Link {
-            next: Place { start, dt: day(dt) },
-            records,
-            sha256: String::new(),
-            writer: String::new(),
-        };
+        let link = |start, dt, records| link(Place { start, dt: day(dt) }, records, String::new());
         assert!(link(6, 3, 1).is_at(at));
         assert!(link(5, 4, 0).is_at(at));
         assert!(!link(5, 3, 0).is_at(at), "would point at itself");

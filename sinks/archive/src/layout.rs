@@ -5,6 +5,10 @@
 //!  <prefix>meta/<topic>/manifest/p00003/00000000000000750000-2026-09-21.json
 //! ```
 //!
+//! A folder's day is that of the first record of each of its objects. Days never go back within a partition, so an
+//! object may hold records of earlier days, and of later ones when it was closed after midnight; how far they reach
+//! stands in its metadata and its manifest.
+//!
 //! Numbers are padded so that names order as numbers do. Only `dt=` is a `key=value` part of the path: engines turn
 //! every such part into a column.
 
@@ -98,6 +102,11 @@ impl Layout {
     pub fn manifest(&self, place: Place) -> String {
         let (prefix, topic, Place { start, dt }) = (&self.prefix, &self.topic, place);
         format!("{prefix}meta/{topic}/manifest/p{:05}/{start:020}-{dt}.json", self.partition)
+    }
+
+    /// The topic.
+    pub fn topic(&self) -> &TopicName {
+        &self.topic
     }
 
     /// The partition.

@@ -24,6 +24,8 @@ pub mod manifest;
 pub mod chain;
 /// The store: create-only writes, looks, lists.
 mod store;
+/// The links of one partition in a store.
+mod links;
 /// The sink.
 mod sink;
 /// Listing and reading back.
@@ -31,5 +33,5 @@ pub mod read;
 /// Names of metrics.
 pub mod metrics;
 
-pub use sink::ArchiveSink;
-pub use store::{Put, S3Config, Store, StoreError};
+pub use sink::{ArchiveSink, ArchiveWriter};
+pub use store::{Listed, Objects, Put, S3Config, Store, StoreError};

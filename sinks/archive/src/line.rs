@@ -11,11 +11,13 @@
 //!   as base64 under `value_b64`. Any record can be archived.
 //! * The key stands as JSON when it is an object, as a string when it is text, else under `kafka_key_b64`.
 
+use std::fmt;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use memchr::memmem;
-use serde::de::IgnoredAny;
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use tailwater_sinks_worker::SourceRecord;
 use tailwater_topics_contract::{Position, header};
@@ -40,7 +42,7 @@ const NAMES: [&str; 13] = [
 /// What the head tells of a record's origin; absent parts are `null`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Origin {
-    /// `c u d r t` of a change, `o` of an event, `x` of a tombstone.
+    /// `c u d r t m` of a change, `o` of an event, `x` of a tombstone.
     pub op_code: Option<u8>,
     /// Commit LSN.
     pub commit_lsn: Option<u64>,
@@ -58,11 +60,11 @@ pub struct Origin {
 pub fn write(partition: i32, record: &SourceRecord, out: &mut Vec<u8>) -> Origin {
     let origin = origin(record);
     out.extend_from_slice(b"{\"kafka_offset\":");
-    number(out, record.offset);
+    json(out, record.offset);
     out.extend_from_slice(b",\"kafka_partition\":");
-    number(out, partition);
+    json(out, partition);
     out.extend_from_slice(b",\"kafka_ts_ms\":");
-    number(out, record.timestamp_ms);
+    json(out, record.timestamp_ms);
     out.extend_from_slice(b",\"op_code\":");
     match origin.op_code {
         Some(op) => out.extend_from_slice(&[b'"', op, b'"']),
@@ -76,7 +78,7 @@ pub fn write(partition: i32, record: &SourceRecord, out: &mut Vec<u8>) -> Origin
     key(out, record.key.as_deref());
     out.extend_from_slice(b",\"kafka_headers\":");
     headers(out, &record.headers);
-    value(out, record.value.as_deref(), origin.op_code);
+    value(out, record.value.as_deref());
     out.push(b'\n');
     origin
 }
@@ -84,94 +86,78 @@ pub fn write(partition: i32, record: &SourceRecord, out: &mut Vec<u8>) -> Origin
 /// A line that this module did not write.
 #[derive(Debug, thiserror::Error)]
 pub enum BadLine {
-    /// Not JSON, or not with the head's keys.
-    #[error("not a line of the archive")]
-    Json(#[from] serde_json::Error),
-    /// A head key is missing or has the wrong form.
-    #[error("`{0}` is missing or has the wrong form")]
+    /// A head key does not stand where it belongs, or has the wrong form.
+    #[error("`{0}` does not stand where it belongs, or has the wrong form")]
     Field(&'static str),
 }
 
 /// Reads a line, without its line break, back into the record it was made from.
 pub fn read(line: &[u8]) -> Result<(i32, SourceRecord), BadLine> {
     let text = std::str::from_utf8(line).map_err(|_| BadLine::Field("line"))?;
-    let head = Head::read(text)?;
-    let number = |name| {
-        head.get(name).and_then(|raw| raw.get().parse::<i64>().ok()).ok_or(BadLine::Field(name))
-    };
-    let decoded = |raw: &RawValue, name| {
-        let text: String = serde_json::from_str(raw.get())?;
-        BASE64.decode(text).map_err(|_| BadLine::Field(name))
-    };
-    let key = match (head.get("kafka_key"), head.get("kafka_key_b64")) {
-        (_, Some(raw)) => Some(decoded(raw, "kafka_key_b64")?),
-        (Some(raw), None) => match raw.get().as_bytes() {
+    let mut rest = text.strip_prefix('{').ok_or(BadLine::Field("line"))?;
+    let offset = number(&mut rest, "kafka_offset")?;
+    let partition = number(&mut rest, "kafka_partition")?;
+    let timestamp_ms = number(&mut rest, "kafka_ts_ms")?;
+    let op_code = field(&mut rest, "op_code")?;
+    for name in ["commit_lsn", "commit_ts_us", "tx_id", "tx_seq", "tw_seq"] {
+        field(&mut rest, name)?;
+    }
+    let key = match field(&mut rest, "kafka_key") {
+        Ok(raw) => match raw.get().as_bytes() {
             b"null" => None,
-            [b'"', ..] => Some(serde_json::from_str::<String>(raw.get())?.into_bytes()),
+            [b'"', ..] => Some(text_of(raw, "kafka_key")?.into_bytes()),
             object => Some(object.to_vec()),
         },
-        (None, None) => return Err(BadLine::Field("kafka_key")),
+        Err(_) => Some(bytes_of(field(&mut rest, "kafka_key_b64")?, "kafka_key_b64")?),
     };
-    let value = match (head.get("op_code").map(RawValue::get), head.get("value_b64")) {
-        (None, _) => return Err(BadLine::Field("op_code")),
-        (Some("\"x\""), _) => None,
-        (_, Some(raw)) => Some(decoded(raw, "value_b64")?),
-        _ => {
-            let rest = &text[head.end..];
-            Some([b"{", rest.strip_prefix(',').unwrap_or(rest).as_bytes()].concat())
-        }
+    let headers = read_headers(field(&mut rest, "kafka_headers")?)?;
+    let value = if op_code.get() == "\"x\"" {
+        end(rest)?;
+        None
+    } else if rest.starts_with(",\"value_b64\":") {
+        let value = bytes_of(field(&mut rest, "value_b64")?, "value_b64")?;
+        end(rest)?;
+        Some(value)
+    } else {
+        Some([b"{", rest.strip_prefix(',').unwrap_or(rest).as_bytes()].concat())
     };
-    let partition = number("kafka_partition")?;
-    let record = SourceRecord {
-        offset: number("kafka_offset")?,
-        timestamp_ms: number("kafka_ts_ms")?,
-        key: key.map(Bytes::from),
-        value: value.map(Bytes::from),
-        headers: read_headers(head.get("kafka_headers").ok_or(BadLine::Field("kafka_headers"))?)?,
-    };
-    let partition = i32::try_from(partition).map_err(|_| BadLine::Field("kafka_partition"))?;
-    Ok((partition, record))
+    let (key, value) = (key.map(Bytes::from), value.map(Bytes::from));
+    Ok((partition, SourceRecord { offset, timestamp_ms, key, value, headers }))
 }
 
-/// The fields of the head and where they end.
-struct Head<'a> {
-    fields: Vec<(&'a str, &'a RawValue)>,
-    /// Behind the last field of the head.
-    end: usize,
+/// Takes the next field of the head off the rest of a line; the first has no comma before it.
+fn field<'a>(rest: &mut &'a str, name: &'static str) -> Result<&'a RawValue, BadLine> {
+    let wrong = BadLine::Field(name);
+    let named = rest.strip_prefix(',').unwrap_or(rest).strip_prefix('"');
+    let Some(value) =
+        named.and_then(|rest| rest.strip_prefix(name)).and_then(|rest| rest.strip_prefix("\":"))
+    else {
+        return Err(wrong);
+    };
+    let mut values = serde_json::Deserializer::from_str(value).into_iter::<&RawValue>();
+    let Some(Ok(raw)) = values.next() else { return Err(wrong) };
+    *rest = &value[values.byte_offset()..];
+    Ok(raw)
 }
 
-impl<'a> Head<'a> {
-    fn read(line: &'a str) -> Result<Self, BadLine> {
-        if !line.starts_with('{') {
-            return Err(BadLine::Field("line"));
-        }
-        let mut fields = Vec::with_capacity(NAMES.len());
-        let mut end = 1;
-        while let Some(name) = NAMES.iter().find(|name| {
-            line[end..].trim_start_matches(',').strip_prefix('"').is_some_and(|rest| {
-                rest.strip_prefix(**name).is_some_and(|rest| rest.starts_with("\":"))
-            })
-        }) {
-            let start = line.len() - line[end..].trim_start_matches(',').len() + name.len() + 3;
-            let mut values =
-                serde_json::Deserializer::from_str(&line[start..]).into_iter::<&RawValue>();
-            let raw = values.next().ok_or(BadLine::Field("line"))??;
-            end = start + raw.get().len();
-            fields.push((*name, raw));
-            // After the headers the value begins, which may use any other name.
-            if *name == "kafka_headers" && !line[end..].starts_with(",\"value_b64\":") {
-                break;
-            }
-        }
-        Ok(Self { fields, end })
-    }
-
-    fn get(&self, name: &str) -> Option<&'a RawValue> {
-        self.fields.iter().find(|(field, _)| *field == name).map(|(_, raw)| *raw)
-    }
+fn number<T: std::str::FromStr>(rest: &mut &str, name: &'static str) -> Result<T, BadLine> {
+    field(rest, name)?.get().parse().map_err(|_| BadLine::Field(name))
 }
 
-fn origin(record: &SourceRecord) -> Origin {
+fn text_of(raw: &RawValue, name: &'static str) -> Result<String, BadLine> {
+    serde_json::from_str(raw.get()).map_err(|_| BadLine::Field(name))
+}
+
+fn bytes_of(raw: &RawValue, name: &'static str) -> Result<Vec<u8>, BadLine> {
+    BASE64.decode(text_of(raw, name)?).map_err(|_| BadLine::Field(name))
+}
+
+fn end(rest: &str) -> Result<(), BadLine> {
+    if rest == "}" { Ok(()) } else { Err(BadLine::Field("value")) }
+}
+
+/// What the head of a record's line tells.
+pub fn origin(record: &SourceRecord) -> Origin {
     let header = |name: &str| {
         let value = record.headers.iter().find(|(header, _)| header == name)?.1.as_ref()?;
         std::str::from_utf8(value).ok()
@@ -196,25 +182,38 @@ fn origin(record: &SourceRecord) -> Origin {
 
 /// Reads the source block of a change as our reader writes it.
 ///
-/// It is looked for from the end: behind it stand only `op`, `ts_ms` and column names, whereas a row before it may
-/// hold anything, even a document that looks like one.
+/// It is looked for from the end, and what stands behind it must be what our reader writes there and close the value.
+/// So a document within a row that looks like a change is not taken for one.
 fn change(value: &[u8]) -> Option<Origin> {
     if !value.starts_with(b"{\"before\":") {
         return None;
     }
     let block = &value[memmem::rfind(value, b",\"source\":{\"version\":")?..];
-    let op_at = memmem::find(block, b"},\"op\":\"")?;
-    let op = *block.get(op_at + 8)?;
-    let block = &block[..op_at];
+    let (block, behind) = block.split_at(memmem::find(block, b"},\"op\":\"")?);
+    let (op, behind) = match behind.get(8..)? {
+        [op @ (b'c' | b'u' | b'd' | b'r' | b't' | b'm'), b'"', behind @ ..] => (*op, behind),
+        _ => return None,
+    };
+    let behind = behind.strip_prefix(b",\"ts_ms\":")?;
+    let digits = behind.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    match &behind[digits..] {
+        b"}" => {}
+        [unchanged @ .., b'}'] => {
+            let columns = unchanged.strip_prefix(b",\"unchanged\":")?;
+            serde_json::from_slice::<Vec<IgnoredAny>>(columns).ok()?;
+        }
+        _ => return None,
+    }
     let field = |name: &[u8]| {
         let digits = &block[memmem::rfind(block, name)? + name.len()..];
         let end = digits.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(digits.len());
         std::str::from_utf8(&digits[..end]).ok()?.parse::<u64>().ok()
     };
+    let commit_ts_ms = || i64::try_from(field(b",\"ts_ms\":")?).ok();
     Some(Origin {
-        op_code: op.is_ascii_lowercase().then_some(op),
+        op_code: Some(op),
         commit_lsn: field(b",\"commit_lsn\":"),
-        commit_ts_us: field(b",\"ts_ms\":").and_then(|ms| i64::try_from(ms * 1000).ok()),
+        commit_ts_us: commit_ts_ms().and_then(|ms| ms.checked_mul(1000)),
         tx_id: field(b",\"txId\":"),
         tx_seq: field(b",\"ordinal\":"),
         tw_seq: field(b",\"seq\":"),
@@ -224,14 +223,14 @@ fn change(value: &[u8]) -> Option<Origin> {
 fn key(out: &mut Vec<u8>, key: Option<&[u8]>) {
     match key {
         None => out.extend_from_slice(b",\"kafka_key\":null"),
-        Some(key) if is_object_on_one_line(key) => {
+        Some(key) if object_on_one_line(key).is_some() => {
             out.extend_from_slice(b",\"kafka_key\":");
             out.extend_from_slice(key);
         }
         Some(key) => match std::str::from_utf8(key) {
             Ok(text) => {
                 out.extend_from_slice(b",\"kafka_key\":");
-                string(out, text);
+                json(out, text);
             }
             Err(_) => {
                 out.extend_from_slice(b",\"kafka_key_b64\":");
@@ -241,17 +240,12 @@ fn key(out: &mut Vec<u8>, key: Option<&[u8]>) {
     }
 }
 
-fn value(out: &mut Vec<u8>, value: Option<&[u8]>, op_code: Option<u8>) {
+fn value(out: &mut Vec<u8>, value: Option<&[u8]>) {
     let Some(value) = value else {
         out.push(b'}');
         return;
     };
-    let clashes = || {
-        // Our reader's own envelope has fixed names, none of them ours.
-        !matches!(op_code, Some(b'c' | b'u' | b'd' | b'r' | b't'))
-            && NAMES.iter().any(|name| memmem::find(value, name.as_bytes()).is_some())
-    };
-    if is_object_on_one_line(value) && op_code != Some(b'x') && !clashes() {
+    if object_on_one_line(value).is_some_and(|object| !object.uses_our_names) {
         let rest = &value[1..];
         if !rest.trim_ascii_start().starts_with(b"}") {
             out.push(b',');
@@ -264,14 +258,75 @@ fn value(out: &mut Vec<u8>, value: Option<&[u8]>, op_code: Option<u8>) {
     }
 }
 
-/// Whether bytes can stand in a line of JSON as they are. An object that begins `{,` is none, so the comma that a
-/// reader takes off is always ours.
-fn is_object_on_one_line(bytes: &[u8]) -> bool {
-    bytes.first() == Some(&b'{')
-        && bytes.last() == Some(&b'}')
-        && memchr::memchr2(b'\n', b'\r', bytes).is_none()
-        && std::str::from_utf8(bytes)
-            .is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok())
+/// An object that can stand in a line of JSON as it is.
+struct Object {
+    /// Whether one of its own fields, not of those further in, has a name of the head.
+    uses_our_names: bool,
+}
+
+/// Looks at bytes once. An object that begins `{,` is none, so the comma that a reader takes off is always ours.
+fn object_on_one_line(bytes: &[u8]) -> Option<Object> {
+    let braces = bytes.first() == Some(&b'{') && bytes.last() == Some(&b'}');
+    if !braces || memchr::memchr2(b'\n', b'\r', bytes).is_some() {
+        return None;
+    }
+    let text = std::str::from_utf8(bytes).ok()?;
+    let object = serde_json::from_str(text).ok()?;
+    // Half a surrogate pair passes where strings are only skipped, and then fails whoever reads the string: with most
+    // engines the whole file.
+    let surrogates =
+        [&b"\\ud"[..], b"\\uD"].iter().any(|start| memmem::find(bytes, start).is_some());
+    (!surrogates || serde_json::from_str::<serde_json::Value>(text).is_ok()).then_some(object)
+}
+
+impl<'de> Deserialize<'de> for Object {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields;
+
+        impl<'de> Visitor<'de> for Fields {
+            type Value = Object;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Object, A::Error> {
+                let mut object = Object { uses_our_names: false };
+                while let Some(Name { is_ours }) = fields.next_key()? {
+                    object.uses_our_names |= is_ours;
+                    fields.next_value::<IgnoredAny>()?;
+                }
+                Ok(object)
+            }
+        }
+
+        deserializer.deserialize_map(Fields)
+    }
+}
+
+/// The name of a field, looked at in passing.
+struct Name {
+    is_ours: bool,
+}
+
+impl<'de> Deserialize<'de> for Name {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+
+        impl Visitor<'_> for Text {
+            type Value = Name;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a name")
+            }
+
+            fn visit_str<E>(self, name: &str) -> Result<Name, E> {
+                Ok(Name { is_ours: NAMES.contains(&name) })
+            }
+        }
+
+        deserializer.deserialize_str(Text)
+    }
 }
 
 fn headers(out: &mut Vec<u8>, headers: &[(String, Option<Bytes>)]) {
@@ -281,11 +336,11 @@ fn headers(out: &mut Vec<u8>, headers: &[(String, Option<Bytes>)]) {
     }
     for (at, (name, value)) in headers.iter().enumerate() {
         out.extend_from_slice(if at == 0 { b"[[" } else { b",[" });
-        string(out, name);
+        json(out, name);
         out.push(b',');
         match value.as_deref().map(|value| (std::str::from_utf8(value), value)) {
             None => out.extend_from_slice(b"null"),
-            Some((Ok(text), _)) => string(out, text),
+            Some((Ok(text), _)) => json(out, text),
             Some((Err(_), bytes)) => {
                 out.extend_from_slice(b"{\"b64\":");
                 base64(out, bytes);
@@ -305,7 +360,8 @@ enum HeaderValue {
 }
 
 fn read_headers(raw: &RawValue) -> Result<Vec<(String, Option<Bytes>)>, BadLine> {
-    let headers: Option<Vec<(String, Option<HeaderValue>)>> = serde_json::from_str(raw.get())?;
+    let headers: Option<Vec<(String, Option<HeaderValue>)>> =
+        serde_json::from_str(raw.get()).map_err(|_| BadLine::Field("kafka_headers"))?;
     let value = |value| match value {
         HeaderValue::Text(text) => Ok(Bytes::from(text)),
         HeaderValue::Binary { b64 } => {
@@ -317,24 +373,20 @@ fn read_headers(raw: &RawValue) -> Result<Vec<(String, Option<Bytes>)>, BadLine>
     headers.into_iter().flatten().map(header).collect()
 }
 
-fn string(out: &mut Vec<u8>, text: &str) {
-    // Writing to memory does not fail.
-    let _ = serde_json::to_writer(out, text);
-}
-
 fn base64(out: &mut Vec<u8>, bytes: &[u8]) {
     out.push(b'"');
     out.extend_from_slice(BASE64.encode(bytes).as_bytes());
     out.push(b'"');
 }
 
-fn number(out: &mut Vec<u8>, number: impl serde::Serialize) {
-    let _ = serde_json::to_writer(out, &number);
+fn json(out: &mut Vec<u8>, value: impl serde::Serialize) {
+    // Writing a text or a number to memory does not fail.
+    let _ = serde_json::to_writer(out, &value);
 }
 
 fn optional(out: &mut Vec<u8>, name: &[u8], value: Option<impl serde::Serialize>) {
     out.extend_from_slice(name);
-    number(out, value);
+    json(out, value);
 }
 
 #[cfg(test)]
@@ -385,6 +437,60 @@ mod tests {
     fn a_value_that_uses_a_name_of_the_head_stands_as_base64() {
         let text = line(&record(None, Some(br#"{"tx_id":5}"#)));
         assert!(text.contains("value_b64") && !text.contains(r#""tx_id":5"#), "{text}");
+    }
+
+    #[test]
+    fn only_the_own_fields_of_a_value_can_use_a_name_of_the_head() {
+        let text = line(&record(None, Some(br#"{"a":{"tx_id":5},"b":"tx_id"}"#)));
+        assert!(text.ends_with(",\"a\":{\"tx_id\":5},\"b\":\"tx_id\"}\n"), "{text}");
+        let text = line(&record(None, Some(br#"{"tx_\u0069d":5}"#)));
+        assert!(text.contains("value_b64"), "another spelling of the same name: {text}");
+        let change = CHANGE.replacen("\"after\":", "\"kafka_key\":1,\"after\":", 1);
+        let text = line(&record(None, Some(change.as_bytes())));
+        assert!(text.contains("value_b64"), "even in what looks like our own: {text}");
+    }
+
+    #[test]
+    fn half_a_surrogate_pair_would_break_the_file_for_others_and_is_encoded() {
+        for (value, stands) in [
+            (&br#"{"a":"\ud83d\ude00"}"#[..], true),
+            (br#"{"a":"\uD83D"}"#, false),
+            (br#"{"a":{"b":["\ude00"]}}"#, false),
+        ] {
+            let record = record(None, Some(value));
+            let text = line(&record);
+            assert_eq!(!text.contains("value_b64"), stands, "{text}");
+            serde_json::from_str::<serde_json::Value>(&text).expect("every reader takes it");
+            assert_eq!(read(text.trim_end().as_bytes()).expect("reads").1, record);
+        }
+    }
+
+    #[test]
+    fn what_only_looks_like_a_change_gives_no_origin() {
+        let inner = r#""source":{"version":"1","ts_ms":1,"seq":9},"op":"c","ts_ms":1"#;
+        for value in [
+            format!(r#"{{"before":null,"after":{{"a":1,{inner}}}}}"#),
+            format!(r#"{{"before":null,"after":{{"a":1,{inner},"unchanged":[]}}}}"#),
+            format!(r#"{{"before":null,"a":1,{inner},"more":1}}"#),
+            CHANGE.replace(r#""op":"u""#, r#""op":"x""#),
+            CHANGE.replace(r#""op":"u""#, r#""op":"uu""#),
+        ] {
+            let record = record(None, Some(value.as_bytes()));
+            assert_eq!(origin(&record), Origin::default(), "{value}");
+            let text = line(&record);
+            assert_eq!(read(text.trim_end().as_bytes()).expect("reads").1, record, "{value}");
+        }
+    }
+
+    #[test]
+    fn numbers_beyond_every_range_are_left_out_of_the_head() {
+        for digits in ["18446744073709551615", "9223372036854775807", "99999999999999999999999"] {
+            let value = CHANGE.replace("1700000000123", digits).replace("\"seq\":41", digits);
+            let record = record(None, Some(value.as_bytes()));
+            assert_eq!(origin(&record).commit_ts_us, None);
+            let text = line(&record);
+            assert_eq!(read(text.trim_end().as_bytes()).expect("reads").1, record);
+        }
     }
 
     #[test]
@@ -445,6 +551,21 @@ mod tests {
         }
 
         #[test]
+        fn a_line_that_was_damaged_is_read_or_refused(
+            key in proptest::option::of(bytes()),
+            value in proptest::option::of(bytes()),
+            at in any::<proptest::sample::Index>(),
+            other in "\\PC{0,3}",
+        ) {
+            let whole = line(&record(key.as_deref(), value.as_deref()));
+            let starts: Vec<usize> = whole.char_indices().map(|(at, _)| at).collect();
+            let mut damaged = whole.clone();
+            damaged.insert_str(starts[at.index(starts.len())], &other);
+            let _ = read(damaged.trim_end_matches('\n').as_bytes());
+            let _ = read(&whole.as_bytes()[..at.index(whole.len())]);
+        }
+
+        #[test]
         fn any_bytes_are_read_or_refused(line in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = read(&line);
         }
@@ -456,6 +577,11 @@ mod tests {
             "\\{\"[a-z_]{1,8}\":[0-9]{1,5}\\}".prop_map(Bytes::from),
             "[{}\\[\\]\",:a-z0-9 \n]{0,20}".prop_map(Bytes::from),
             Just(Bytes::from_static(CHANGE.as_bytes())),
+            "[a-z]{1,3}"
+                .prop_map(|op| CHANGE.replace("\"op\":\"u\"", &format!("\"op\":\"{op}\"")).into()),
+            "[0-9]{0,24}".prop_map(|digits| CHANGE.replace("1700000000123", &digits).into()),
+            proptest::sample::select(&NAMES[..])
+                .prop_map(|name| format!("{{\"{name}\":1}}").into()),
         ]
     }
 }

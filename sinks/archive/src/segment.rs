@@ -16,8 +16,10 @@
 
 use std::io::Read;
 
+use bytes::Bytes;
 use flate2::read::{DeflateDecoder, GzDecoder};
 use flate2::{Compress, Compression, FlushCompress};
+use serde::{Deserialize, Serialize};
 
 /// Raw bytes after which a chunk ends, at a line's end. Smaller costs size, larger costs reads that want little.
 const CHUNK_BYTES: u64 = 1 << 20;
@@ -29,12 +31,16 @@ const ENTRY: usize = 12;
 const CHUNKS_MAX: usize = (65_535 - 4) / ENTRY;
 /// Fixed part of the header: magic, deflate, flag FEXTRA, no time, no hint, unknown system.
 const HEADER: [u8; 10] = [0x1F, 0x8B, 8, 4, 0, 0, 0, 0, 0, 0xFF];
+/// Room kept before the body for the longest header, so that the body need not be moved when the header is known.
+const HEADER_MAX: usize = HEADER.len() + 6 + CHUNKS_MAX * ENTRY;
 /// Memory of the compressor: window, hash tables and pending output.
 const COMPRESSOR_BYTES: usize = 300 << 10;
 
 /// One chunk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Chunk {
+    /// Where it begins in the object.
+    pub at: u64,
     /// Bytes in the object.
     pub compressed_bytes: u32,
     /// Bytes of lines.
@@ -43,11 +49,19 @@ pub struct Chunk {
     pub crc32: u32,
 }
 
+impl Chunk {
+    /// Its bytes in a whole object; none where the object ends before it.
+    pub fn of<'o>(&self, object: &'o [u8]) -> &'o [u8] {
+        let range = usize::try_from(self.at).ok().map(|at| at..at + self.compressed_bytes as usize);
+        range.and_then(|range| object.get(range)).unwrap_or_default()
+    }
+}
+
 /// A finished segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Segment {
     /// The object.
-    pub bytes: Vec<u8>,
+    pub bytes: Bytes,
     /// Its chunks.
     pub chunks: Vec<Chunk>,
     /// Bytes of lines.
@@ -58,7 +72,9 @@ pub struct Segment {
 #[derive(Debug)]
 pub struct SegmentWriter {
     compressor: Compress,
+    /// Room for the header, then the chunks.
     body: Vec<u8>,
+    /// The chunks that have ended; `at` counts from the first of them.
     chunks: Vec<Chunk>,
     /// Where the open chunk begins in `body`.
     chunk_start: usize,
@@ -72,9 +88,9 @@ impl Default for SegmentWriter {
     fn default() -> Self {
         Self {
             compressor: Compress::new(Compression::new(LEVEL), false),
-            body: Vec::new(),
+            body: vec![0; HEADER_MAX],
             chunks: Vec::new(),
-            chunk_start: 0,
+            chunk_start: HEADER_MAX,
             chunk_raw: 0,
             chunk_crc: crc32fast::Hasher::new(),
             raw_bytes: 0,
@@ -94,9 +110,14 @@ impl SegmentWriter {
         }
     }
 
+    /// Whether the next line begins a chunk.
+    pub fn is_at_border(&self) -> bool {
+        self.chunk_raw == 0
+    }
+
     /// Bytes of the object so far. What the compressor still holds back is not counted.
     pub fn compressed_bytes(&self) -> usize {
-        self.body.len()
+        self.body.len() - HEADER_MAX
     }
 
     /// Memory in use.
@@ -114,22 +135,26 @@ impl SegmentWriter {
         if self.chunk_raw > 0 {
             self.end_chunk();
         }
+        self.body.extend_from_slice(&[0x03, 0x00]);
+        self.body.extend_from_slice(&self.crc.finalize().to_le_bytes());
+        self.body.extend_from_slice(&(self.raw_bytes as u32).to_le_bytes());
+
         let index_bytes = self.chunks.len() * ENTRY;
-        let mut bytes = Vec::with_capacity(HEADER.len() + 6 + index_bytes + self.body.len() + 10);
-        bytes.extend_from_slice(&HEADER);
+        let mut header = Vec::with_capacity(HEADER.len() + 6 + index_bytes);
+        header.extend_from_slice(&HEADER);
         // Both lengths fit: `is_full` holds the number of chunks down.
-        bytes.extend_from_slice(&((index_bytes + 4) as u16).to_le_bytes());
-        bytes.extend_from_slice(b"LK");
-        bytes.extend_from_slice(&(index_bytes as u16).to_le_bytes());
-        for chunk in &self.chunks {
-            bytes.extend_from_slice(&chunk.compressed_bytes.to_le_bytes());
-            bytes.extend_from_slice(&chunk.raw_bytes.to_le_bytes());
-            bytes.extend_from_slice(&chunk.crc32.to_le_bytes());
+        header.extend_from_slice(&((index_bytes + 4) as u16).to_le_bytes());
+        header.extend_from_slice(b"LK");
+        header.extend_from_slice(&(index_bytes as u16).to_le_bytes());
+        for chunk in &mut self.chunks {
+            header.extend_from_slice(&chunk.compressed_bytes.to_le_bytes());
+            header.extend_from_slice(&chunk.raw_bytes.to_le_bytes());
+            header.extend_from_slice(&chunk.crc32.to_le_bytes());
+            chunk.at += (HEADER.len() + 6 + index_bytes) as u64;
         }
-        bytes.extend_from_slice(&self.body);
-        bytes.extend_from_slice(&[0x03, 0x00]);
-        bytes.extend_from_slice(&self.crc.finalize().to_le_bytes());
-        bytes.extend_from_slice(&(self.raw_bytes as u32).to_le_bytes());
+        let start = HEADER_MAX - header.len();
+        self.body[start..HEADER_MAX].copy_from_slice(&header);
+        let bytes = Bytes::from(self.body).slice(start..);
         Segment { bytes, chunks: self.chunks, raw_bytes: self.raw_bytes }
     }
 
@@ -138,6 +163,7 @@ impl SegmentWriter {
         let crc = std::mem::take(&mut self.chunk_crc);
         self.crc.combine(&crc);
         self.chunks.push(Chunk {
+            at: (self.chunk_start - HEADER_MAX) as u64,
             compressed_bytes: (self.body.len() - self.chunk_start) as u32,
             raw_bytes: self.chunk_raw as u32,
             crc32: crc.finalize(),
@@ -179,10 +205,11 @@ pub enum BadSegment {
     Chunk(usize),
 }
 
-/// The chunks of a segment and where they begin, from its first bytes.
-///
-/// `head` may be any beginning of the object that holds the header; 64 KiB always do.
-pub fn chunks(head: &[u8]) -> Result<Vec<(u64, Chunk)>, BadSegment> {
+/// Bytes of an object that always hold its header.
+pub const HEAD_BYTES: u64 = HEADER_MAX as u64;
+
+/// The chunks of a segment, from its first [`HEAD_BYTES`] or however many it has.
+pub fn chunks(head: &[u8]) -> Result<Vec<Chunk>, BadSegment> {
     let parse = || {
         let (header, rest) = head.split_first_chunk::<10>()?;
         let (extra, rest) = rest.split_first_chunk::<2>()?;
@@ -201,13 +228,13 @@ pub fn chunks(head: &[u8]) -> Result<Vec<(u64, Chunk)>, BadSegment> {
     };
     let chunk = |entry: &[u8; ENTRY]| {
         let chunk = Chunk {
+            at,
             compressed_bytes: word(entry, 0),
             raw_bytes: word(entry, 4),
             crc32: word(entry, 8),
         };
-        let start = at;
         at += u64::from(chunk.compressed_bytes);
-        (start, chunk)
+        chunk
     };
     Ok(entries.iter().map(chunk).collect())
 }
@@ -255,12 +282,10 @@ mod tests {
         let whole = read_all(&segment.bytes).expect("gzip");
         assert_eq!(whole, lines.concat());
         let mut joined = Vec::new();
-        for (number, (start, chunk)) in
-            chunks(&segment.bytes).expect("indexed").into_iter().enumerate()
-        {
-            let start = usize::try_from(start).expect("small");
-            let compressed = &segment.bytes[start..start + chunk.compressed_bytes as usize];
-            let raw = read_chunk(number, chunk, compressed).expect("reads alone");
+        let indexed = chunks(&segment.bytes).expect("indexed");
+        assert_eq!(indexed, segment.chunks);
+        for (number, chunk) in indexed.into_iter().enumerate() {
+            let raw = read_chunk(number, chunk, chunk.of(&segment.bytes)).expect("reads alone");
             assert_eq!(raw.last(), Some(&b'\n'), "a chunk ends at a line's end");
             joined.extend(raw);
         }
@@ -274,6 +299,24 @@ mod tests {
     }
 
     #[test]
+    fn the_largest_index_fits_its_field() {
+        let mut writer = SegmentWriter::default();
+        let mut count = 0;
+        while !writer.is_full() {
+            writer.line(b"a line\n");
+            writer.end_chunk();
+            count += 1;
+        }
+        writer.line(b"one more, as the worker looks after the push\n");
+        let segment = writer.finish();
+        let indexed = chunks(&segment.bytes[..HEAD_BYTES as usize]).expect("indexed");
+        assert_eq!(indexed.len(), count + 1);
+        let last = indexed.last().expect("not empty");
+        let raw = read_chunk(count, *last, last.of(&segment.bytes)).expect("reads alone");
+        assert_eq!(raw, b"one more, as the worker looks after the push\n");
+    }
+
+    #[test]
     fn an_empty_segment_is_gzip_of_nothing() {
         let segment = written(&[]);
         assert_eq!(read_all(&segment.bytes).expect("gzip"), b"");
@@ -284,11 +327,11 @@ mod tests {
     fn damage_is_seen() {
         let lines = b"some lines of text, long enough to be hit\n".repeat(50);
         let segment = written(std::slice::from_ref(&lines));
-        let (start, chunk) = chunks(&segment.bytes).expect("indexed")[0];
-        let start = usize::try_from(start).expect("small");
+        let chunk = chunks(&segment.bytes).expect("indexed")[0];
+        let start = usize::try_from(chunk.at).expect("small");
         let end = start + chunk.compressed_bytes as usize;
         for at in start..segment.bytes.len() {
-            let mut damaged = segment.bytes.clone();
+            let mut damaged = segment.bytes.to_vec();
             damaged[at] ^= 0x10;
             // Padding bits between blocks may change; the lines may not.
             assert!(

@@ -1,19 +1,21 @@
 //! The sink: lines into segments, segments into the chain.
 //!
 //! ```text
-//!  open:   hint ──HEAD──▶ link ──HEAD──▶ link … 404: the head        (no hint: listing; nothing listed: origin)
+//!  open:   hint ──▶ link ──▶ link … the head                         (no hint: listing; nothing listed: origin)
 //!  push:   record ──▶ line ──▶ segment writer                         (the record itself is not kept)
-//!  flush:  create at the head ─┬─ created ──▶ manifest ──▶ `next`
-//!                              ├─ taken ──▶ look ──▶ ours, turned or adopt
-//!                              └─ unclear ──▶ look ──▶ as above, or fail and be called again
+//!  flush:  create at the head ──▶ what stands there now? ─┬─ our content ──▶ manifest ──▶ continue at `next`
+//!                ▲                                        ├─ an empty link ──┐
+//!                └────────────────────────────────────────┼──────────────────┘
+//!                                                         └─ another's ──▶ the end of the chain ──▶ seek
 //! ```
+//!
+//! The batch is sealed once, so that every attempt sends the same bytes, and let go only when it is decided. A flush
+//! that is cut off anywhere and called again, or never again, changes nothing.
 
-use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
-use bytes::Bytes;
-use sha2::{Digest, Sha256};
-use tailwater_runtime::{Classify, ErrorClass};
+use tailwater_runtime::{Classify, ErrorClass, clock};
 use tailwater_sinks_worker::{
     Committed, Flushed, Rejected, Resume, Sink, SinkError, SourceRecord, TopicPartition, Writer,
 };
@@ -21,19 +23,22 @@ use tailwater_topics_contract::{ArchiveSpec, Origin, SegmentSpec};
 use uuid::Uuid;
 
 use crate::chain::{Claim, Create, Link, Verdict};
-use crate::layout::{self, Day, Layout, Place};
-use crate::manifest::{self, Manifest, Summary};
+use crate::layout::{Day, Layout, NotADay, Place};
+use crate::line;
+use crate::links::{self, End, Links};
+use crate::manifest::Summary;
 use crate::metrics;
 use crate::segment::{Segment, SegmentWriter};
-use crate::store::{Put, Store, StoreError};
-use crate::{layout::NotADay, line};
+use crate::store::{Objects, Store};
 
-const GZIP: &str = "application/gzip";
+/// How far ahead of our clock a record's day is believed. Days never go back, so one record from the year 9999 would
+/// otherwise put everything after it into that year.
+const AHEAD_MAX_MS: i64 = 24 * 60 * 60 * 1000;
 
 /// An archive in one bucket.
 #[derive(Debug)]
-pub struct ArchiveSink {
-    store: Store,
+pub struct ArchiveSink<S = Store> {
+    store: S,
     spec: ArchiveSpec,
     origins: Vec<Origin>,
     /// Names this process in the objects it writes.
@@ -44,31 +49,25 @@ pub struct ArchiveSink {
 #[derive(Debug, thiserror::Error)]
 enum Error {
     #[error(transparent)]
-    Store(#[from] StoreError),
+    Links(#[from] links::Error),
     #[error("{0} is not registered for this sink; run `tailwater apply`")]
     NotRegistered(TopicPartition),
     #[error("the registration of {partition} names no day")]
     Origin { partition: TopicPartition, source: NotADay },
-    #[error(
-        "object `{key}` does not lead on from its place; somebody else has written into the archive"
-    )]
-    Astray { key: String },
-    #[error("the manifest of `{key}` could not be written")]
-    Manifest { key: String, source: serde_json::Error },
 }
 
 impl From<Error> for SinkError {
     fn from(error: Error) -> Self {
         match &error {
-            Error::Store(store) if store.class() == ErrorClass::Transient => Self::transient(error),
+            Error::Links(links) if links.class() == ErrorClass::Transient => Self::transient(error),
             _ => Self::definite(error),
         }
     }
 }
 
-impl ArchiveSink {
+impl<S: Objects> ArchiveSink<S> {
     /// An archive as declared. `origins` are where each partition begins, from the sink's registration.
-    pub fn new(store: Store, spec: ArchiveSpec, origins: Vec<Origin>) -> Self {
+    pub fn new(store: S, spec: ArchiveSpec, origins: Vec<Origin>) -> Self {
         Self { store, spec, origins, writer: Uuid::new_v4().to_string() }
     }
 
@@ -85,151 +84,116 @@ impl ArchiveSink {
             .map_err(|source| Error::Origin { partition: partition.clone(), source })?;
         Ok(Place { start: origin.offset, dt })
     }
-
-    /// A place that is certainly a link's or the head: the rule of the chain allows no other to begin at.
-    async fn known_place(
-        &self,
-        layout: &Layout,
-        origin: Place,
-        committed: Option<&Committed>,
-    ) -> Result<Place, Error> {
-        if let Some(hint) = committed.and_then(|committed| Place::parse(&committed.metadata))
-            && self.store.link(&layout.object(hint)).await?.is_some()
-        {
-            return Ok(hint);
-        }
-        // No hint, or one that names nothing: whatever object stands last is a link.
-        let listed = self.store.list(&layout.data()).await?;
-        let places = listed.iter().filter_map(|object| layout::parse(&object.key));
-        let ours = places.filter(|(partition, _)| *partition == layout.partition());
-        Ok(ours.map(|(_, place)| place).max().unwrap_or(origin))
-    }
-
-    /// Walks the chain to its end; answers the last link's place and the head.
-    async fn head(&self, layout: &Layout, known: Place) -> Result<(Place, Place), Error> {
-        let (mut last, mut place) = (known, known);
-        loop {
-            let key = layout.object(place);
-            match self.store.link(&key).await? {
-                None => return Ok((last, place)),
-                Some(link) if link.is_at(place) => (last, place) = (place, link.next),
-                Some(_) => return Err(Error::Astray { key }),
-            }
-        }
-    }
 }
 
-impl Sink for ArchiveSink {
-    type Writer = ArchiveWriter;
+impl<S: Objects> Sink for ArchiveSink<S> {
+    type Writer = ArchiveWriter<S>;
 
     async fn open(
         &self,
         partition: &TopicPartition,
         committed: Option<&Committed>,
-    ) -> Result<(ArchiveWriter, i64), SinkError> {
+    ) -> Result<(ArchiveWriter<S>, i64), SinkError> {
         let layout = Layout::new(&self.spec.prefix, partition.topic.clone(), partition.partition);
+        let links = Links { store: self.store.clone(), layout };
         let origin = self.origin(partition)?;
-        let known = self.known_place(&layout, origin, committed).await?;
-        let (last, head) = self.head(&layout, known).await?;
-        tracing::debug!(%partition, %head, %last, "chain found");
+        let hint = committed.and_then(|committed| Place::parse(&committed.metadata));
+        let end = links.find(origin, hint).await.map_err(Error::from)?;
+        tracing::debug!(%partition, head = %end.head, last = %end.last, "chain found");
+        if let Some(committed) = committed.filter(|committed| committed.offset > end.head.start) {
+            // What was committed once stood here, so somebody has taken objects away. As far as the topic still
+            // holds their records, they are archived again.
+            tracing::warn!(
+                %partition, committed = committed.offset, head = %end.head,
+                "the archive ends before what the group has committed; objects are missing"
+            );
+        }
         let writer = ArchiveWriter {
-            store: self.store.clone(),
-            layout,
+            links,
             partition: partition.clone(),
             limits: self.spec.segment,
             writer: self.writer.clone(),
-            last,
-            head,
+            end,
             batch: None,
             line: Vec::new(),
         };
-        Ok((writer, head.start))
+        Ok((writer, end.head.start))
     }
 }
 
 /// Writes the chain of one partition.
 #[derive(Debug)]
-pub struct ArchiveWriter {
-    store: Store,
-    layout: Layout,
+pub struct ArchiveWriter<S = Store> {
+    links: Links<S>,
     partition: TopicPartition,
     limits: SegmentSpec,
     writer: String,
-    /// The last link we know of, or where the first belongs.
-    last: Place,
-    /// Where the next link belongs, as far as we know.
-    head: Place,
+    /// The end of the chain, as far as we know.
+    end: End,
     batch: Option<Batch>,
     /// Memory for one line.
     line: Vec<u8>,
 }
 
 #[derive(Debug)]
-struct Batch {
-    content: Content,
+enum Batch {
+    Open(Box<Open>),
+    Sealed(Arc<Sealed>),
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    segment: SegmentWriter,
     summary: Summary,
-    first_dt: Day,
-    last_dt: Day,
+    /// Timestamp of the first record.
+    first_ms: i64,
 }
 
-/// A segment is finished once and then kept until it is stored, so that every attempt sends the same bytes.
 #[derive(Debug)]
-enum Content {
-    Open(Box<SegmentWriter>),
-    Finished(Finished),
-}
-
-#[derive(Clone, Debug)]
-struct Finished {
-    bytes: Bytes,
-    raw_bytes: u64,
+struct Sealed {
+    segment: Segment,
     sha256: String,
-    chunks: Vec<(u32, u32, u32)>,
+    summary: Summary,
+    first_ms: i64,
 }
 
-impl Finished {
-    fn new(segment: Segment) -> Self {
-        let chunks = manifest::chunks(&segment);
-        let sha256 = hex(&Sha256::digest(&segment.bytes));
-        Self { bytes: segment.bytes.into(), raw_bytes: segment.raw_bytes, sha256, chunks }
-    }
-}
-
-impl Writer for ArchiveWriter {
+impl<S: Objects> Writer for ArchiveWriter<S> {
     fn push(&mut self, record: SourceRecord) -> Result<(), Rejected> {
         self.line.clear();
+        let (offset, timestamp_ms) = (record.offset, record.timestamp_ms);
         let origin = line::write(self.partition.partition, &record, &mut self.line);
-        let day = Day::of_ms(record.timestamp_ms);
-        let batch = self.batch.get_or_insert_with(|| Batch {
-            content: Content::Open(Box::default()),
-            summary: Summary::default(),
-            first_dt: day,
-            last_dt: day,
+        let batch = self.batch.get_or_insert_with(|| {
+            Batch::Open(Box::new(Open { first_ms: timestamp_ms, ..Open::default() }))
         });
-        batch.last_dt = batch.last_dt.max(day);
-        batch.summary.on_record(record.offset, record.timestamp_ms, &origin);
-        if let Content::Open(segment) = &mut batch.content {
-            segment.line(&self.line);
+        match batch {
+            Batch::Open(open) => {
+                let begins_chunk = open.segment.is_at_border();
+                open.summary.on_record(begins_chunk, offset, timestamp_ms, &origin);
+                open.segment.line(&self.line);
+            }
+            Batch::Sealed(_) => unreachable!("nothing is pushed between a flush and its repeat"),
         }
         Ok(())
     }
 
     fn buffered_bytes(&self) -> usize {
-        self.batch.as_ref().map_or(0, |batch| match &batch.content {
-            Content::Open(segment) => segment.memory(),
-            Content::Finished(finished) => finished.bytes.len(),
-        })
+        match &self.batch {
+            None => 0,
+            Some(Batch::Open(open)) => open.segment.memory(),
+            Some(Batch::Sealed(sealed)) => sealed.segment.bytes.len(),
+        }
     }
 
     fn is_full(&self) -> bool {
-        self.batch.as_ref().is_some_and(|batch| match &batch.content {
-            Content::Open(segment) => {
-                segment.compressed_bytes() as u64 >= self.limits.bytes
-                    || batch.summary.records >= self.limits.records
-                    || segment.is_full()
+        match &self.batch {
+            None => false,
+            Some(Batch::Open(open)) => {
+                open.segment.compressed_bytes() as u64 >= self.limits.bytes
+                    || open.summary.extent.records >= self.limits.records
+                    || open.segment.is_full()
             }
-            Content::Finished(_) => true,
-        })
+            Some(Batch::Sealed(_)) => true,
+        }
     }
 
     fn age_limit(&self) -> Duration {
@@ -237,158 +201,107 @@ impl Writer for ArchiveWriter {
     }
 
     async fn flush(&mut self, next: i64) -> Result<Flushed, SinkError> {
-        let Some(mut batch) = self.batch.take() else { return Ok(self.flushed(Resume::Continue)) };
-        let finished = batch.finish();
-        let claim = Claim { end: next, first_dt: batch.first_dt, last_dt: batch.last_dt };
-        match self.claim(&claim, &batch.summary, &finished).await {
-            Ok(resume) => Ok(self.flushed(resume)),
-            Err(error) => {
-                self.batch = Some(batch);
-                Err(error.into())
-            }
-        }
+        let resume = match self.batch.as_mut().map(Batch::seal) {
+            None => Resume::Continue,
+            Some(sealed) => self.claim(&sealed, next).await.map_err(Error::from)?,
+        };
+        self.batch = None;
+        // The group commits the head, and the last link as a hint of where to look for it.
+        Ok(Flushed {
+            next: self.end.head.start,
+            metadata: self.end.last.to_string(),
+            resume,
+            rejected: Vec::new(),
+        })
     }
 }
 
 impl Batch {
-    fn finish(&mut self) -> Finished {
-        if let Content::Open(segment) = &mut self.content {
-            let finished = Finished::new(std::mem::take(segment).finish());
-            self.content = Content::Finished(finished);
-        }
-        match &self.content {
-            Content::Finished(finished) => finished.clone(),
-            Content::Open(_) => unreachable!("finished above"),
-        }
+    fn seal(&mut self) -> Arc<Sealed> {
+        let sealed = match self {
+            Self::Open(open) => Arc::new(std::mem::take(&mut **open).seal()),
+            Self::Sealed(sealed) => sealed.clone(),
+        };
+        *self = Self::Sealed(sealed.clone());
+        sealed
     }
 }
 
-impl ArchiveWriter {
-    /// What the group may commit: the head, and the last link as a hint of where to look for it.
-    fn flushed(&self, resume: Resume) -> Flushed {
-        Flushed {
-            next: self.head.start,
-            metadata: self.last.to_string(),
-            resume,
-            rejected: Vec::new(),
-        }
+impl Open {
+    fn seal(self) -> Sealed {
+        let segment = self.segment.finish();
+        let sha256 = links::sha256(&segment.bytes);
+        Sealed { segment, sha256, summary: self.summary, first_ms: self.first_ms }
     }
+}
 
-    /// Makes the claim a link of the chain, or finds that the chain has gone on without it.
-    async fn claim(
-        &mut self,
-        claim: &Claim,
-        summary: &Summary,
-        finished: &Finished,
-    ) -> Result<Resume, Error> {
+impl Sealed {
+    /// What the next link must hold, when `now_ms` is the time.
+    fn claim(&self, end: i64, now_ms: i64) -> Claim {
+        let day = |ms: i64| Day::of_ms(ms.min(now_ms.saturating_add(AHEAD_MAX_MS)));
+        let last_ms = self.summary.extent.kafka_ts_ms.map_or(self.first_ms, |(_, last)| last);
+        Claim { end, first_dt: day(self.first_ms), last_dt: day(last_ms) }
+    }
+}
+
+impl<S: Objects> ArchiveWriter<S> {
+    /// Makes the batch a link of the chain, or finds that the chain has gone on without it.
+    async fn claim(&mut self, sealed: &Sealed, end: i64) -> Result<Resume, links::Error> {
+        let claim = sealed.claim(end, clock::now_ms());
         loop {
-            let head = self.head;
-            let (link, bytes) = match claim.at(head) {
-                Create::Empty { next } => {
-                    let empty = Finished::new(SegmentWriter::default().finish());
-                    (self.link(next, 0, &empty.sha256), empty.bytes)
-                }
-                Create::Data { next } => {
-                    (self.link(next, summary.records, &finished.sha256), finished.bytes.clone())
-                }
+            let head = self.end.head;
+            let standing = match claim.at(head) {
+                Create::Empty { next } => self.create(head, next, &Open::default().seal()).await?,
+                Create::Data { next } => self.create(head, next, sealed).await?,
             };
-            let verdict = match self.create(head, &link, bytes).await? {
-                None if link.records == 0 => Verdict::Turned { head: link.next },
-                None => Verdict::Ours { head: link.next },
-                Some(found) => claim.judge(head, &finished.sha256, &found),
-            };
-            match verdict {
-                Verdict::Turned { head: next } => self.go_on(head, next),
+            match claim.judge(head, &sealed.sha256, &standing) {
+                Verdict::Turned { head: next } => self.end = End { last: head, head: next },
                 Verdict::Ours { head: next } => {
-                    self.manifest(head, next, summary, finished).await?;
-                    self.go_on(head, next);
+                    let Sealed { segment, summary, .. } = sealed;
+                    let bytes = segment.bytes.len();
+                    self.links
+                        .write_manifest(head, &standing, bytes, &segment.chunks, summary)
+                        .await?;
+                    self.end = End { last: head, head: next };
                     return Ok(Resume::Continue);
                 }
-                Verdict::Adopt { head: next } => {
-                    tracing::info!(partition = %self.partition, %head, %next, "another writer was here");
-                    ::metrics::counter!(metrics::ADOPTED, "topic" => self.topic()).increment(1);
-                    self.go_on(head, next);
+                Verdict::Adopt { .. } => {
+                    self.end = self.links.walk(head).await?;
+                    tracing::info!(
+                        partition = %self.partition, %head, next = %self.end.head, writer = standing.writer,
+                        "another writer was here"
+                    );
+                    ::metrics::counter!(metrics::ADOPTED, "topic" => self.partition.topic.to_string())
+                        .increment(1);
                     return Ok(Resume::Seek);
                 }
             }
         }
     }
 
-    /// Creates a link; answers the one that was there instead, if its key was taken.
-    async fn create(&self, place: Place, link: &Link, bytes: Bytes) -> Result<Option<Link>, Error> {
-        let key = self.layout.object(place);
-        let (began, size) = (Instant::now(), bytes.len());
-        let found = match self.store.create(&key, bytes, link.to_metadata(), GZIP).await? {
-            Put::Created => None,
-            Put::Taken => self.store.link(&key).await?,
-            // Stored without an answer, or not stored: an object that is there settles it, and without one the
-            // worker calls again.
-            Put::Unclear(error) => match self.store.link(&key).await? {
-                Some(found) => Some(found),
-                None => return Err(error.into()),
-            },
-        };
-        match found {
-            None => {
-                ::metrics::counter!(metrics::OBJECTS, "topic" => self.topic()).increment(1);
-                ::metrics::counter!(metrics::OBJECT_BYTES, "topic" => self.topic())
-                    .increment(size as u64);
-                ::metrics::histogram!(metrics::PUT_SECONDS, "topic" => self.topic())
-                    .record(began.elapsed().as_secs_f64());
-                Ok(None)
-            }
-            Some(found) if found.is_at(place) => Ok(Some(found)),
-            Some(_) => Err(Error::Astray { key }),
-        }
-    }
-
-    async fn manifest(
-        &self,
-        place: Place,
-        next: Place,
-        summary: &Summary,
-        finished: &Finished,
-    ) -> Result<(), Error> {
-        let key = self.layout.object(place);
-        let manifest = Manifest {
-            format: manifest::FORMAT,
-            topic: self.topic(),
-            partition: self.partition.partition,
-            key: key.clone(),
-            start: place.start,
-            next: next.start,
-            next_dt: next.dt.to_string(),
-            bytes: finished.bytes.len() as u64,
-            raw_bytes: finished.raw_bytes,
-            sha256: finished.sha256.clone(),
+    async fn create(&self, at: Place, next: Place, content: &Sealed) -> Result<Link, links::Error> {
+        let link = Link {
+            next,
+            extent: content.summary.extent,
+            raw_bytes: content.segment.raw_bytes,
+            sha256: content.sha256.clone(),
             writer: self.writer.clone(),
-            summary: summary.clone(),
-            chunks: finished.chunks.clone(),
         };
-        let body =
-            serde_json::to_vec(&manifest).map_err(|source| Error::Manifest { key, source })?;
-        let key = self.layout.manifest(place);
-        match self.store.create(&key, body.into(), HashMap::new(), "application/json").await? {
-            // A rival with the same content has written the same.
-            Put::Created | Put::Taken => Ok(()),
-            // Called again, the object turns out to be ours, and the manifest is written then.
-            Put::Unclear(error) => Err(error.into()),
-        }
-    }
-
-    fn go_on(&mut self, last: Place, head: Place) {
-        (self.last, self.head) = (last, head);
-    }
-
-    fn link(&self, next: Place, records: u64, sha256: &str) -> Link {
-        Link { next, records, sha256: sha256.to_owned(), writer: self.writer.clone() }
-    }
-
-    fn topic(&self) -> String {
-        self.partition.topic.to_string()
+        self.links.create(at, link, content.segment.bytes.clone()).await
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timestamp_from_the_far_future_moves_the_day_by_one_at_most() {
+        let day_ms = AHEAD_MAX_MS;
+        let sealed = |first_ms| Open { first_ms, ..Open::default() }.seal();
+        let claim = sealed(253_402_300_000_000).claim(1, 20 * day_ms + 5);
+        assert_eq!(claim.first_dt, Day::of_ms(21 * day_ms));
+        let claim = sealed(3 * day_ms).claim(1, 20 * day_ms);
+        assert_eq!((claim.first_dt, claim.last_dt), (Day::of_ms(3 * day_ms), claim.first_dt));
+    }
 }

@@ -5,6 +5,8 @@
 //! * A write without a clear answer says so. Nothing is guessed.
 
 use std::collections::HashMap;
+use std::future::Future;
+use std::ops::Range;
 use std::time::Duration;
 
 use aws_credential_types::Credentials;
@@ -14,6 +16,7 @@ use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{BehaviorVersion, Region, StalledStreamProtectionConfig};
 use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::types::{BucketLocationConstraint, CreateBucketConfiguration};
 use bytes::Bytes;
 use futures::future::join_all;
 use tailwater_runtime::{Classify, ErrorClass, Secret};
@@ -24,7 +27,18 @@ use crate::chain::{Link, NotALink};
 /// How long one request may take. A segment of 64 MiB passes in it at one MiB a second.
 const REQUEST_MAX: Duration = Duration::from_secs(90);
 const CONNECT_MAX: Duration = Duration::from_secs(5);
-/// Writers that race in the probe. Two are enough to show a store that checks before it writes; more show it sooner.
+/// The region that is not to be named when a bucket is created in it.
+const FIRST_REGION: &str = "us-east-1";
+/// Answers of status 400 that are about one transmission, not about what was asked.
+const GARBLED: [&str; 5] = [
+    "RequestTimeout",
+    "IncompleteBody",
+    "BadDigest",
+    "XAmzContentChecksumMismatch",
+    "XAmzContentSHA256Mismatch",
+];
+/// Writers of the probe: all but the last race. Two are enough to show a store that checks before it writes; more show
+/// it sooner.
 const PROBE_WRITERS: usize = 8;
 
 /// How to reach a bucket.
@@ -44,11 +58,36 @@ pub struct S3Config {
     pub path_style: bool,
 }
 
+/// What a chain asks of a store. Nothing is ever replaced or deleted.
+pub trait Objects: Clone + Send + Sync + 'static {
+    /// Creates an object unless its key is taken.
+    ///
+    /// # Errors
+    /// Only refusals; what may have happened without our knowledge is [`Put::Unclear`].
+    fn create(
+        &self,
+        key: &str,
+        body: Bytes,
+        metadata: HashMap<String, String>,
+        content_type: &str,
+    ) -> impl Future<Output = Result<Put, StoreError>> + Send;
+
+    /// The link at a key, if one is there.
+    fn link(&self, key: &str) -> impl Future<Output = Result<Option<Link>, StoreError>> + Send;
+
+    /// The bytes of an object, if it is there.
+    fn get(&self, key: &str) -> impl Future<Output = Result<Option<Bytes>, StoreError>> + Send;
+
+    /// Every object under a prefix, in the order of keys.
+    fn list(&self, prefix: &str) -> impl Future<Output = Result<Vec<Listed>, StoreError>> + Send;
+}
+
 /// A bucket of a store.
 #[derive(Clone, Debug)]
 pub struct Store {
     client: Client,
     endpoint: String,
+    region: String,
     bucket: String,
 }
 
@@ -59,6 +98,8 @@ pub enum Put {
     Created,
     /// The key was taken.
     Taken,
+    /// Somebody else was creating it at the same time, and it is not told who was first: look.
+    Conflict(StoreError),
     /// Nobody can tell: look.
     Unclear(StoreError),
 }
@@ -94,15 +135,23 @@ pub enum StoreError {
         /// The bucket.
         bucket: String,
     },
-    /// Two writers were told that they had created the same object.
+    /// Of several writers of one object not exactly one was told that it had created it.
     #[error(
-        "the S3 store at {endpoint} let {winners} of {PROBE_WRITERS} writers create the same object, so an archive in it could lose records; use a store with atomic conditional writes"
+        "the S3 store at {endpoint} let {winners} of {PROBE_WRITERS} writers create the same object, where it must be one, so an archive in it could lose records; use a store with atomic conditional writes"
     )]
     NotAtomic {
         /// Where it listens.
         endpoint: String,
         /// How many.
         winners: usize,
+    },
+    /// An object does not hold what its only creator wrote.
+    #[error(
+        "the S3 store at {endpoint} replaced an object that was only to be created, so an archive in it could lose records; use a store with atomic conditional writes"
+    )]
+    Overwrites {
+        /// Where it listens.
+        endpoint: String,
     },
     /// An object that no writer of ours made.
     #[error("object `{key}` is not part of an archive")]
@@ -122,6 +171,7 @@ impl Classify for StoreError {
             Self::Refused { .. }
             | Self::NoBucket { .. }
             | Self::NotAtomic { .. }
+            | Self::Overwrites { .. }
             | Self::Foreign { .. } => ErrorClass::Definite,
         }
     }
@@ -153,14 +203,19 @@ impl Store {
         let client = aws_sdk_s3::Config::builder()
             .behavior_version(BehaviorVersion::latest())
             .endpoint_url(&config.endpoint)
-            .region(Region::new(config.region))
+            .region(Region::new(config.region.clone()))
             .credentials_provider(keys)
             .force_path_style(config.path_style)
             .retry_config(RetryConfig::disabled())
             .timeout_config(timeouts)
             .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
             .build();
-        Self { client: Client::from_conf(client), endpoint: config.endpoint, bucket: config.bucket }
+        Self {
+            client: Client::from_conf(client),
+            endpoint: config.endpoint,
+            region: config.region,
+            bucket: config.bucket,
+        }
     }
 
     /// The bucket's name.
@@ -182,7 +237,12 @@ impl Store {
         if self.has_bucket().await? {
             return Ok(());
         }
-        match self.client.create_bucket().bucket(&self.bucket).send().await {
+        let place = (self.region != FIRST_REGION).then(|| {
+            let region = BucketLocationConstraint::from(self.region.as_str());
+            CreateBucketConfiguration::builder().location_constraint(region).build()
+        });
+        let create = self.client.create_bucket().bucket(&self.bucket);
+        match create.set_create_bucket_configuration(place).send().await {
             Ok(_) => Ok(()),
             // Somebody was faster.
             Err(error) if status(&error) == Some(409) && self.has_bucket().await? => Ok(()),
@@ -193,37 +253,94 @@ impl Store {
     /// Races several conditional creates of one object, and fails unless exactly one wins and stays.
     pub async fn probe(&self) -> Result<(), StoreError> {
         let key = format!("meta/.probe/{}", Uuid::new_v4());
-        let race = (0..PROBE_WRITERS).map(|writer| {
-            let body = Bytes::from(format!("writer {writer}"));
+        let body = |writer| Bytes::from(format!("writer {writer}"));
+        let late = PROBE_WRITERS - 1;
+        let race = (0..late).map(|writer| {
             let key = key.clone();
-            async move { self.create(&key, body, HashMap::new(), "text/plain").await }
+            async move { self.create(&key, body(writer), HashMap::new(), "text/plain").await }
         });
-        let outcomes = join_all(race).await.into_iter().collect::<Result<Vec<Put>, _>>()?;
         let mut winners = Vec::new();
-        for (writer, put) in outcomes.into_iter().enumerate() {
-            match put {
+        for (writer, put) in join_all(race).await.into_iter().enumerate() {
+            match put? {
                 Put::Created => winners.push(writer),
-                Put::Taken => {}
+                Put::Taken | Put::Conflict(_) => {}
                 Put::Unclear(error) => return Err(error),
             }
         }
+        // One that comes when all is over must lose, too.
+        let put = self.create(&key, body(late), HashMap::new(), "text/plain").await?;
+        winners.extend(matches!(put, Put::Created).then_some(late));
         let kept = self.get(&key).await?;
         // Best effort: a probe left behind harms nobody.
         let _ = self.client.delete_object().bucket(&self.bucket).key(&key).send().await;
+        let endpoint = self.endpoint.clone();
         match winners.as_slice() {
-            [winner] if kept.as_deref() == Some(format!("writer {winner}").as_bytes()) => Ok(()),
-            _ => Err(StoreError::NotAtomic {
-                endpoint: self.endpoint.clone(),
-                winners: winners.len().max(2),
-            }),
+            [winner] if kept == Some(body(*winner)) => Ok(()),
+            [_] => Err(StoreError::Overwrites { endpoint }),
+            winners => Err(StoreError::NotAtomic { endpoint, winners: winners.len() }),
         }
     }
 
-    /// Creates an object unless its key is taken.
-    ///
-    /// # Errors
-    /// Only refusals; what may have happened without our knowledge is [`Put::Unclear`].
-    pub async fn create(
+    /// Some bytes of an object, if it is there; fewer where it ends.
+    pub async fn get_range(
+        &self,
+        key: &str,
+        range: Range<u64>,
+    ) -> Result<Option<Bytes>, StoreError> {
+        let range = format!("bytes={}-{}", range.start, range.end.saturating_sub(1));
+        self.fetch(key, Some(range)).await
+    }
+
+    async fn fetch(&self, key: &str, range: Option<String>) -> Result<Option<Bytes>, StoreError> {
+        let doing = || format!("reading `{key}`");
+        let get = self.client.get_object().bucket(&self.bucket).key(key).set_range(range);
+        match get.send().await {
+            Ok(object) => match object.body.collect().await {
+                Ok(body) => Ok(Some(body.into_bytes())),
+                Err(error) => Err(self.unavailable(doing(), error.to_string())),
+            },
+            Err(error) if error.code() == Some("NoSuchKey") => Ok(None),
+            Err(error) => Err(self.failed(&error, &doing())),
+        }
+    }
+
+    fn failed<E>(&self, error: &SdkError<E>, doing: &str) -> StoreError
+    where
+        E: ProvideErrorMetadata + std::error::Error + 'static,
+    {
+        if error.code() == Some("NoSuchBucket") {
+            return self.no_bucket();
+        }
+        let said = match (error.code(), error.message()) {
+            (Some(code), Some(message)) => format!("{code}, {message}"),
+            (Some(code), None) => code.to_owned(),
+            _ => DisplayErrorContext(error).to_string(),
+        };
+        let is_garbled = error.code().is_some_and(|code| GARBLED.contains(&code));
+        match status(error) {
+            // 408 and 409 ask for another try; 429 and 5xx pass. 301 is for another region.
+            Some(301 | 400..=407 | 410..=428 | 430..=499 | 501) if !is_garbled => {
+                StoreError::Refused {
+                    endpoint: self.endpoint.clone(),
+                    doing: doing.to_owned(),
+                    why: said,
+                }
+            }
+            _ => self.unavailable(doing.to_owned(), said),
+        }
+    }
+
+    fn unavailable(&self, doing: String, why: String) -> StoreError {
+        StoreError::Unavailable { endpoint: self.endpoint.clone(), doing, why }
+    }
+
+    fn no_bucket(&self) -> StoreError {
+        StoreError::NoBucket { endpoint: self.endpoint.clone(), bucket: self.bucket.clone() }
+    }
+}
+
+impl Objects for Store {
+    async fn create(
         &self,
         key: &str,
         body: Bytes,
@@ -244,14 +361,16 @@ impl Store {
             // 304 is what some older servers say instead of 412.
             Err(error) if matches!(status(&error), Some(412 | 304)) => Ok(Put::Taken),
             Err(error) => match self.failed(&error, &format!("writing `{key}`")) {
+                unclear @ StoreError::Unavailable { .. } if status(&error) == Some(409) => {
+                    Ok(Put::Conflict(unclear))
+                }
                 unclear @ StoreError::Unavailable { .. } => Ok(Put::Unclear(unclear)),
                 refused => Err(refused),
             },
         }
     }
 
-    /// The link at a key, if one is there.
-    pub async fn link(&self, key: &str) -> Result<Option<Link>, StoreError> {
+    async fn link(&self, key: &str) -> Result<Option<Link>, StoreError> {
         match self.client.head_object().bucket(&self.bucket).key(key).send().await {
             Ok(head) => {
                 let metadata = head.metadata().cloned().unwrap_or_default();
@@ -266,21 +385,11 @@ impl Store {
         }
     }
 
-    /// The bytes of an object, if it is there.
-    pub async fn get(&self, key: &str) -> Result<Option<Bytes>, StoreError> {
-        let doing = || format!("reading `{key}`");
-        match self.client.get_object().bucket(&self.bucket).key(key).send().await {
-            Ok(object) => match object.body.collect().await {
-                Ok(body) => Ok(Some(body.into_bytes())),
-                Err(error) => Err(self.unavailable(doing(), error.to_string())),
-            },
-            Err(error) if error.code() == Some("NoSuchKey") => Ok(None),
-            Err(error) => Err(self.failed(&error, &doing())),
-        }
+    async fn get(&self, key: &str) -> Result<Option<Bytes>, StoreError> {
+        self.fetch(key, None).await
     }
 
-    /// Every object under a prefix, in the order of keys.
-    pub async fn list(&self, prefix: &str) -> Result<Vec<Listed>, StoreError> {
+    async fn list(&self, prefix: &str) -> Result<Vec<Listed>, StoreError> {
         let list = self.client.list_objects_v2().bucket(&self.bucket).prefix(prefix);
         let mut pages = list.into_paginator().send();
         let mut listed = Vec::new();
@@ -292,37 +401,6 @@ impl Store {
             }));
         }
         Ok(listed)
-    }
-
-    fn failed<E>(&self, error: &SdkError<E>, doing: &str) -> StoreError
-    where
-        E: ProvideErrorMetadata + std::error::Error + 'static,
-    {
-        if error.code() == Some("NoSuchBucket") {
-            return self.no_bucket();
-        }
-        let said = match (error.code(), error.message()) {
-            (Some(code), Some(message)) => format!("{code}, {message}"),
-            (Some(code), None) => code.to_owned(),
-            _ => DisplayErrorContext(error).to_string(),
-        };
-        match status(error) {
-            // 408 and 409 ask for another try; 429 and 5xx pass.
-            Some(400..=407 | 410..=428 | 430..=499 | 501) => StoreError::Refused {
-                endpoint: self.endpoint.clone(),
-                doing: doing.to_owned(),
-                why: said,
-            },
-            _ => self.unavailable(doing.to_owned(), said),
-        }
-    }
-
-    fn unavailable(&self, doing: String, why: String) -> StoreError {
-        StoreError::Unavailable { endpoint: self.endpoint.clone(), doing, why }
-    }
-
-    fn no_bucket(&self) -> StoreError {
-        StoreError::NoBucket { endpoint: self.endpoint.clone(), bucket: self.bucket.clone() }
     }
 }
 

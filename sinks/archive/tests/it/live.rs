@@ -5,7 +5,8 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use tailwater_sinks_archive::{ArchiveSink, Store, layout, line, read};
+use tailwater_sinks_archive::manifest::Manifest;
+use tailwater_sinks_archive::{ArchiveSink, Objects, Store, layout, line, read};
 use tailwater_sinks_worker::contract::{self, Subject};
 use tailwater_sinks_worker::testing::record;
 use tailwater_sinks_worker::{Resume, Sink, SinkError, SourceRecord, TopicPartition, Writer};
@@ -45,9 +46,7 @@ async fn two_writers_that_race_make_one_chain_with_every_record_once() {
         }
         assert_eq!(archive.held().await, (0..120).map(record).collect::<Vec<_>>(), "{name}");
         let objects = read::list(&archive.store, "", &archive.topic()).await.expect("lists");
-        for pair in objects.windows(2) {
-            assert_eq!(pair[0].next, pair[1].first, "{name}: {pair:?}");
-        }
+        assert_eq!(read::breaks(&objects), [], "{name}");
     }
 }
 
@@ -119,23 +118,107 @@ async fn a_process_that_starts_finds_the_head_with_a_hint_without_one_and_with_a
 }
 
 #[tokio::test]
-async fn gzip_itself_reads_what_we_write() {
-    let (_, endpoint) = server::all().remove(0);
-    let archive = Archive { store: server::bucket(&endpoint).await };
-    deliver_all(&archive.sink(), 30, 30).await;
-    let objects = read::list(&archive.store, "", &archive.topic()).await.expect("lists");
-    let object = objects.iter().find(|object| object.records == 30).expect("one segment");
-    let bytes = archive.store.get(&object.key).await.expect("reads").expect("is there");
-    let mut gzip = Command::new("gzip")
-        .arg("-dc")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("gzip is installed everywhere");
-    gzip.stdin.take().expect("piped").write_all(&bytes).expect("writes");
-    let output = gzip.wait_with_output().expect("ends");
-    assert!(output.status.success());
-    assert_eq!(String::from_utf8_lossy(&output.stdout).lines().count(), 30);
+async fn gzip_itself_reads_what_we_write_and_we_read_any_chunk_alone() {
+    for (name, endpoint) in server::all() {
+        let archive = Archive { store: server::bucket(&endpoint).await };
+        let (mut writer, _) = open(&archive.sink()).await;
+        for offset in 0..300 {
+            let value = format!("{{\"n\":\"{}\"}}", format!("{offset:x}-").repeat(4_000));
+            let record = SourceRecord { value: Some(value.into()), ..record(offset) };
+            writer.push(record).expect("stored");
+        }
+        writer.flush(300).await.expect("stored");
+        let objects = read::list(&archive.store, "", &archive.topic()).await.expect("lists");
+        let object = objects.iter().find(|object| object.records == 300).expect("one segment");
+        let lines = read::lines(&archive.store, &object.key).await.expect("reads");
+        assert_eq!(lines.len(), 300);
+
+        let bytes = archive.store.get(&object.key).await.expect("reads").expect("is there");
+        let mut gzip = Command::new("gzip")
+            .arg("-dc")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("gzip is installed everywhere");
+        let mut stdin = gzip.stdin.take().expect("piped");
+        let sent = bytes.clone();
+        let sending = std::thread::spawn(move || stdin.write_all(&sent).expect("writes"));
+        let output = gzip.wait_with_output().expect("ends");
+        sending.join().expect("sent");
+        assert!(output.status.success(), "{name}");
+        let mut expected = lines.join(&b'\n');
+        expected.push(b'\n');
+        assert!(output.stdout == expected, "{name}: gzip reads other lines");
+
+        let chunks = read::chunks(&archive.store, &object.key).await.expect("reads");
+        assert!(chunks.len() > 2, "{name}: {} chunks", chunks.len());
+        let mut alone = Vec::new();
+        for (number, chunk) in chunks.iter().enumerate().rev() {
+            let read = read::chunk_lines(&archive.store, &object.key, number, *chunk).await;
+            alone.splice(0..0, read.expect("reads"));
+        }
+        assert!(alone == lines, "{name}: chunks hold other lines");
+    }
+}
+
+#[tokio::test]
+async fn an_object_and_its_manifest_say_what_is_in_it() {
+    for (name, endpoint) in server::all() {
+        let archive = Archive { store: server::bucket(&endpoint).await };
+        let (mut writer, _) = open(&archive.sink()).await;
+        for offset in 0..4 {
+            let header = ("tw-seq".to_owned(), Some(format!("{}", 70 + offset).into()));
+            let value = (offset < 3).then(|| "{}".into());
+            let event = ("ce_id".to_owned(), Some("e".into()));
+            let headers = vec![header, event];
+            writer.push(SourceRecord { headers, value, ..record(offset) }).expect("stored");
+        }
+        writer.flush(6).await.expect("stored");
+        let place = layout::Place { start: 0, dt: layout::Day::of_ms(record(0).timestamp_ms) };
+        let layout = layout::Layout::new("", archive.topic(), 0);
+        let link = archive.store.link(&layout.object(place)).await.expect("looks").expect("there");
+        assert_eq!((link.next.start, link.extent.records), (6, 4), "{name}");
+        assert_eq!((link.extent.offset, link.extent.tw_seq), (Some((0, 3)), Some((70, 73))));
+        let manifest = archive.store.get(&layout.manifest(place)).await.expect("reads");
+        let manifest: Manifest =
+            serde_json::from_slice(&manifest.expect("is there")).expect("a manifest");
+        assert_eq!((manifest.start, manifest.next, manifest.extent), (0, 6, link.extent), "{name}");
+        assert_eq!(manifest.sha256, link.sha256);
+        assert_eq!(manifest.ops, [('o', 3), ('x', 1)].into());
+        assert_eq!((manifest.chunks.len(), manifest.chunks[0].extent), (1, link.extent));
+    }
+}
+
+#[tokio::test]
+async fn a_write_that_was_cut_off_half_way_stores_nothing_and_is_repeated() {
+    for (name, endpoint) in server::all() {
+        let direct = server::bucket(&endpoint).await;
+        let proxy = Proxy::start(&endpoint).await;
+        let archive = Archive { store: server::connect(&proxy.endpoint, direct.bucket()) };
+        let (mut writer, _) = open(&archive.sink()).await;
+        for offset in 0..200 {
+            // What does not compress: the body takes many packets.
+            let noise: Vec<u8> = (0..500).flat_map(|_| uuid::Uuid::new_v4().into_bytes()).collect();
+            writer
+                .push(SourceRecord { value: Some(noise.into()), ..record(offset) })
+                .expect("stored");
+        }
+        // The empty link that turns the day comes first and is small.
+        proxy.cut_next_body.store(true, Ordering::SeqCst);
+        let flushed = loop {
+            match writer.flush(200).await {
+                Ok(flushed) => break flushed,
+                Err(SinkError::Transient(_)) => {
+                    let objects = read::list(&direct, "", &archive.topic()).await.expect("lists");
+                    assert!(objects.iter().all(|object| object.records == 0), "{name}: a half");
+                }
+                Err(error) => panic!("{name}: {error:?}"),
+            }
+        };
+        assert!(!proxy.cut_next_body.load(Ordering::SeqCst), "{name}: the fault took effect");
+        assert_eq!(flushed.next, 200, "{name}");
+        assert_eq!(Archive { store: direct }.held().await.len(), 200, "{name}");
+    }
 }
 
 #[tokio::test]
@@ -216,37 +299,49 @@ async fn deliver_all(sink: &ArchiveSink, log: i64, batch: i64) {
     }
 }
 
-/// Passes bytes on, and once, when told, drops the answer to a PUT after the server has sent it.
+/// Passes bytes on, and once, when told, cuts the connection: after the server has answered a PUT and before the
+/// client hears it, or in the middle of a large body.
 struct Proxy {
     endpoint: String,
     cut_next_answer: Arc<AtomicBool>,
+    cut_next_body: Arc<AtomicBool>,
 }
+
+/// Bytes of a connection's requests after which a body counts as large.
+const LARGE: usize = 1 << 20;
 
 impl Proxy {
     async fn start(target: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let endpoint = format!("http://{}", listener.local_addr().expect("bound"));
-        let cut_next_answer = Arc::new(AtomicBool::new(false));
-        let (target, cut) =
-            (target.trim_start_matches("http://").to_owned(), cut_next_answer.clone());
+        let (answer, body) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
+        let target = target.trim_start_matches("http://").to_owned();
+        let (cut_next_answer, cut_next_body) = (answer.clone(), body.clone());
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(pass(client, target.clone(), cut.clone()));
+                tokio::spawn(pass(client, target.clone(), answer.clone(), body.clone()));
             }
         });
-        Self { endpoint, cut_next_answer }
+        Self { endpoint, cut_next_answer, cut_next_body }
     }
 }
 
-async fn pass(mut client: TcpStream, target: String, cut: Arc<AtomicBool>) {
+async fn pass(
+    mut client: TcpStream,
+    target: String,
+    cut_answer: Arc<AtomicBool>,
+    cut_body: Arc<AtomicBool>,
+) {
     let mut server = TcpStream::connect(target).await.expect("the server runs");
     let (mut up, mut down) = (vec![0; 65_536], vec![0; 65_536]);
-    let mut is_put = false;
+    let (mut is_put, mut sent) = (false, 0);
     loop {
         tokio::select! {
             read = client.read(&mut up) => match read {
                 Ok(count @ 1..) => {
                     is_put |= up[..count].starts_with(b"PUT /");
+                    sent += count;
+                    if sent > LARGE && cut_body.swap(false, Ordering::SeqCst) { return; }
                     if server.write_all(&up[..count]).await.is_err() { return; }
                 }
                 _ => return,
@@ -254,7 +349,7 @@ async fn pass(mut client: TcpStream, target: String, cut: Arc<AtomicBool>) {
             read = server.read(&mut down) => match read {
                 Ok(count @ 1..) => {
                     let is_answer = down[..count].starts_with(b"HTTP/1.1 200");
-                    if is_put && is_answer && cut.swap(false, Ordering::SeqCst) { return; }
+                    if is_put && is_answer && cut_answer.swap(false, Ordering::SeqCst) { return; }
                     if client.write_all(&down[..count]).await.is_err() { return; }
                 }
                 _ => return,

@@ -1,0 +1,491 @@
+//! The real sink over a store in memory that loses answers, delays requests and is shared by rivals; time is paused.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use bytes::Bytes;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use tailwater_runtime::{Classify, ErrorClass};
+use tailwater_sinks_archive::chain::Link;
+use tailwater_sinks_archive::layout::{self, Day, Layout, Place};
+use tailwater_sinks_archive::manifest::{Manifest, Summary};
+use tailwater_sinks_archive::{
+    ArchiveSink, ArchiveWriter, Listed, Objects, Put, StoreError, line, segment,
+};
+use tailwater_sinks_worker::testing::record;
+use tailwater_sinks_worker::{
+    Committed, Flushed, Resume, Sink, SinkError, SourceRecord, TopicPartition, Writer,
+};
+use tailwater_topics_contract::{ArchiveSpec, Origin, SegmentSpec, TopicName};
+use tokio::time::{sleep, timeout};
+
+use crate::careless::{self, Manner};
+use crate::server;
+
+const HOUR_MS: i64 = 3_600_000;
+
+/// Offsets of the log that the rivals archive; about one in eight holds no record, as behind a transaction.
+const LOG: i64 = 150;
+const WORLDS: u64 = 500;
+
+#[tokio::test(start_paused = true)]
+async fn rivals_that_crash_sleep_and_lose_answers_make_one_chain_of_the_whole_log() {
+    let seed: u64 = std::env::var("TAILWATER_TEST_SEED")
+        .ok()
+        .and_then(|seed| seed.parse().ok())
+        .unwrap_or_else(|| rand::rng().random());
+    println!("seed {seed}; replay with TAILWATER_TEST_SEED={seed}");
+    for world in 0..WORLDS {
+        println!("world {world}");
+        one_world(seed.wrapping_add(world)).await;
+    }
+}
+
+async fn one_world(seed: u64) {
+    let mut random = StdRng::seed_from_u64(seed);
+    let log: Arc<Vec<SourceRecord>> = Arc::new(log(&mut random));
+    let memory = Memory::new(random.random());
+    memory.state().faults = random.random_range(0.0..0.4);
+    let group = Group::default();
+    let rivals = (0..random.random_range(2..=3)).map(|_| {
+        let rival = Rival {
+            sink: sink(&memory),
+            log: log.clone(),
+            group: group.clone(),
+            random: StdRng::seed_from_u64(random.random()),
+        };
+        tokio::spawn(rival.run())
+    });
+    for rival in rivals.collect::<Vec<_>>() {
+        rival.await.expect("does not panic");
+    }
+    // Whatever is still under way arrives, and finds its key taken.
+    sleep(Duration::from_secs(600)).await;
+    memory.state().faults = 0.0;
+    let (_, start) = sink(&memory).open(&partition(), None).await.expect("opens");
+    assert_eq!(start, LOG);
+    assert_one_chain(&memory, &log);
+}
+
+/// Every object is on the way from the origin to the head, their lines are the log, and each has its manifest.
+fn assert_one_chain(memory: &Memory, log: &[SourceRecord]) {
+    let layout = Layout::new("", topic(), 0);
+    let state = memory.state();
+    let (mut place, mut links, mut manifests) = (origin(), 0, 0);
+    let mut archived = Vec::new();
+    while let Some((object, metadata)) = state.objects.get(&layout.object(place)) {
+        let link = Link::from_metadata(metadata).expect("a link");
+        assert!(link.is_at(place));
+        links += 1;
+        for text in segment::read_all(object).expect("gzip").split_inclusive(|byte| *byte == b'\n')
+        {
+            let (partition, record) = line::read(&text[..text.len() - 1]).expect("a line");
+            assert_eq!(partition, 0);
+            archived.push(record);
+        }
+        let (summary, chunks) = Summary::of_object(object).expect("ours");
+        assert_eq!(summary.extent, link.extent);
+        if link.extent.records > 0 {
+            let bytes = object.len() as u64;
+            let expected = Manifest::new(&layout, place, &link, bytes, &chunks, &summary);
+            let (found, _) = &state.objects[&layout.manifest(place)];
+            let found: Manifest = serde_json::from_slice(found).expect("a manifest");
+            assert_eq!(found, expected);
+            manifests += 1;
+        }
+        place = link.next;
+    }
+    assert_eq!(archived, log);
+    assert_eq!(links + manifests, state.objects.len(), "an object outside the chain");
+}
+
+struct Rival {
+    sink: ArchiveSink<Memory>,
+    log: Arc<Vec<SourceRecord>>,
+    group: Group,
+    random: StdRng,
+}
+
+/// What was ever committed; the last is what the group remembers.
+type Group = Arc<Mutex<Vec<Committed>>>;
+
+impl Rival {
+    async fn run(mut self) {
+        while !self.live().await {
+            let pause = self.random.random_range(1..2_000);
+            sleep(Duration::from_millis(pause)).await;
+        }
+    }
+
+    /// One life of a process; answers whether it saw the end of the log.
+    async fn live(&mut self) -> bool {
+        let hint = self.hint();
+        let Ok((mut writer, mut next)) = self.sink.open(&partition(), hint.as_ref()).await else {
+            return false;
+        };
+        while next < LOG {
+            let count = self.random.random_range(1..10);
+            let batch = self.log.iter().filter(|record| record.offset >= next).take(count);
+            let mut end = LOG;
+            for record in batch {
+                writer.push(record.clone()).expect("anything can be archived");
+                end = record.offset + 1;
+            }
+            if self.random.random_bool(0.05) {
+                return false;
+            }
+            if self.random.random_bool(0.05) {
+                let pause = self.random.random_range(1..60);
+                sleep(Duration::from_secs(pause)).await;
+            }
+            let Some(flushed) = self.flush(&mut writer, &mut end).await else { return false };
+            if flushed.resume == Resume::Continue {
+                assert_eq!(flushed.next, end);
+            }
+            next = flushed.next;
+            if self.random.random_bool(0.8) {
+                let committed = Committed { offset: next, metadata: flushed.metadata };
+                self.group.lock().expect("whole").push(committed);
+            }
+        }
+        true
+    }
+
+    /// Flushes until it succeeds; `None` is a crash. A flush that is cut off may be called again.
+    async fn flush(
+        &mut self,
+        writer: &mut ArchiveWriter<Memory>,
+        end: &mut i64,
+    ) -> Option<Flushed> {
+        loop {
+            let patience = Duration::from_millis(self.random.random_range(1..500));
+            match timeout(patience, writer.flush(*end)).await {
+                Ok(Ok(flushed)) => return Some(flushed),
+                Ok(Err(error @ SinkError::Definite(_))) => panic!("{error:?}"),
+                Ok(Err(SinkError::Transient(_))) | Err(_) => {}
+            }
+            if self.random.random_bool(0.1) {
+                return None;
+            }
+            // More control records may have come meanwhile.
+            if self.random.random_bool(0.3) {
+                let following = self.log.iter().find(|record| record.offset >= *end);
+                *end = following.map_or(LOG, |record| record.offset);
+            }
+        }
+    }
+
+    fn hint(&mut self) -> Option<Committed> {
+        let group = self.group.lock().expect("whole");
+        let which = self.random.random_range(0..10);
+        match which {
+            0 => None,
+            1 => Some(Committed { offset: 7, metadata: "nonsense".into() }),
+            2 => Some(Committed { offset: 7, metadata: "2023-11-15/7".into() }),
+            3 | 4 if !group.is_empty() => {
+                let old = self.random.random_range(0..group.len());
+                Some(group[old].clone())
+            }
+            _ => group.last().cloned(),
+        }
+    }
+}
+
+/// A log whose days turn every dozen records and sometimes go back, with any kind of record in it.
+fn log(random: &mut StdRng) -> Vec<SourceRecord> {
+    let mut log = Vec::new();
+    for offset in 0..LOG {
+        // The last is there, so that there is an end to come to.
+        if offset < LOG - 1 && random.random_bool(0.12) {
+            continue;
+        }
+        let jitter = random.random_range(-20 * HOUR_MS..2 * HOUR_MS);
+        let mut record = record(offset);
+        record.timestamp_ms = start_ms() + offset * 2 * HOUR_MS + jitter;
+        match random.random_range(0..60) {
+            0 => record.timestamp_ms = i64::MAX,
+            1 => record.timestamp_ms = -1,
+            2 | 3 => record.value = None,
+            4 => record.value = Some(Bytes::from_static(b"\xff\n")),
+            5 => record.key = None,
+            6 => record.headers = vec![("tw-seq".into(), Some("7".into())), ("b".into(), None)],
+            _ => {}
+        }
+        log.push(record);
+    }
+    log
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_that_is_taken_and_not_there_never_passes_for_stored() {
+    let memory = Memory::new(1);
+    let (mut writer, _) = sink(&memory).open(&partition(), None).await.expect("opens");
+    push(&mut writer, 0..5);
+    memory.state().hides = true;
+    for _ in 0..3 {
+        match writer.flush(5).await {
+            Err(SinkError::Transient(error)) => {
+                assert!(error.to_string().contains("delete marker"), "{error}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    memory.state().hides = false;
+    assert_eq!(writer.flush(5).await.expect("stored").next, 5);
+    assert_one_chain(&memory, &(0..5).map(record).collect::<Vec<_>>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_writer_that_wakes_up_goes_to_the_end_of_the_chain_in_one_flush() {
+    let memory = Memory::new(1);
+    let (mut sleeper, _) = sink(&memory).open(&partition(), None).await.expect("opens");
+    push(&mut sleeper, 0..3);
+    let (mut successor, _) = sink(&memory).open(&partition(), None).await.expect("opens");
+    for start in 0..8 {
+        push(&mut successor, start..start + 1);
+        successor.flush(start + 1).await.expect("stored");
+    }
+    let flushed = sleeper.flush(3).await.expect("finds out");
+    assert_eq!((flushed.next, flushed.resume), (8, Resume::Seek));
+    assert_eq!(sleeper.buffered_bytes(), 0, "what others have stored is let go");
+    push(&mut sleeper, 8..9);
+    let flushed = sleeper.flush(9).await.expect("stored");
+    assert_eq!((flushed.next, flushed.resume), (9, Resume::Continue));
+    assert_one_chain(&memory, &(0..9).map(record).collect::<Vec<_>>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_manifest_that_a_crash_kept_from_being_written_is_made_from_the_object() {
+    let memory = Memory::new(1);
+    let (mut writer, _) = sink(&memory).open(&partition(), None).await.expect("opens");
+    push(&mut writer, 0..5);
+    writer.flush(5).await.expect("stored");
+    let is_manifest = |key: &str| key.starts_with("meta/");
+    let take = || {
+        let mut state = memory.state();
+        let key = state.objects.keys().find(|key| is_manifest(key)).cloned().expect("written");
+        state.objects.remove(&key).expect("found")
+    };
+    let written = take();
+    sink(&memory).open(&partition(), None).await.expect("opens");
+    assert_eq!(take().0, written.0, "byte for byte");
+    let (mut rival, _) = sink(&memory).open(&partition(), None).await.expect("opens");
+    push(&mut writer, 5..7);
+    push(&mut rival, 5..6);
+    rival.flush(6).await.expect("stored");
+    memory.state().objects.retain(|key, _| !(is_manifest(key) && key.contains("5-")));
+    writer.flush(7).await.expect("adopts");
+    assert_one_chain(&memory, &(0..6).map(record).collect::<Vec<_>>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_goes_on_from_an_object_that_was_changed() {
+    let memory = Memory::new(1);
+    let (mut writer, _) = sink(&memory).open(&partition(), None).await.expect("opens");
+    push(&mut writer, 0..5);
+    writer.flush(5).await.expect("stored");
+    {
+        let mut state = memory.state();
+        state.objects.retain(|key, _| key.starts_with("data/"));
+        let (object, _) = state.objects.values_mut().last().expect("stored");
+        *object = Bytes::from_static(b"something else");
+    }
+    match sink(&memory).open(&partition(), None).await {
+        Err(SinkError::Definite(error)) => assert!(error.to_string().contains("hash"), "{error}"),
+        other => panic!("{:?}", other.map(|(_, start)| start)),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_archive_that_lost_its_last_objects_is_continued_where_it_ends() {
+    let memory = Memory::new(1);
+    let (mut writer, _) = sink(&memory).open(&partition(), None).await.expect("opens");
+    let mut committed = None;
+    for start in [0, 5, 10] {
+        push(&mut writer, start..start + 5);
+        let flushed = writer.flush(start + 5).await.expect("stored");
+        committed = Some(Committed { offset: flushed.next, metadata: flushed.metadata });
+    }
+    memory.state().objects.retain(|key, _| !key.contains("00000010"));
+    let (mut writer, start) =
+        sink(&memory).open(&partition(), committed.as_ref()).await.expect("opens");
+    assert_eq!(start, 10);
+    push(&mut writer, 10..15);
+    writer.flush(15).await.expect("stored");
+    assert_one_chain(&memory, &(0..15).map(record).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_store_that_lets_two_win_or_replaces_objects_is_refused() {
+    let probe = async |manner| {
+        let endpoint = careless::serve(manner).await;
+        server::connect(&endpoint, "bucket").probe().await
+    };
+    let refused = |manner, said: Result<(), StoreError>, why: &str| match said {
+        Err(error) => {
+            assert!(error.to_string().contains(why), "{manner:?}: {error}");
+            assert_eq!(error.class(), ErrorClass::Definite, "{manner:?}");
+        }
+        Ok(()) => panic!("{manner:?} was let through"),
+    };
+    for (manner, why) in [
+        (Manner::Ignores, "let 8 of 8 writers"),
+        (Manner::RefusesAll, "let 0 of 8 writers"),
+        (Manner::RefusesAndReplaces, "replaced"),
+    ] {
+        refused(manner, probe(manner).await, why);
+    }
+    probe(Manner::AnswersWithConflict).await.expect("it keeps what counts");
+}
+
+fn topic() -> TopicName {
+    "orders.events".parse().expect("valid")
+}
+
+fn partition() -> TopicPartition {
+    TopicPartition { topic: topic(), partition: 0 }
+}
+
+/// When the records of `testing::record` begin.
+fn start_ms() -> i64 {
+    record(0).timestamp_ms
+}
+
+fn origin() -> Place {
+    Place { start: 0, dt: Day::of_ms(start_ms()) }
+}
+
+fn sink(memory: &Memory) -> ArchiveSink<Memory> {
+    let spec = ArchiveSpec {
+        bucket: String::new(),
+        prefix: String::new(),
+        segment: SegmentSpec { bytes: 1 << 20, records: 1_000, age_ms: 1_000 },
+    };
+    let origin = Origin { topic: topic(), partition: 0, offset: 0, dt: origin().dt.to_string() };
+    ArchiveSink::new(memory.clone(), spec, vec![origin])
+}
+
+fn push(writer: &mut ArchiveWriter<Memory>, offsets: std::ops::Range<i64>) {
+    offsets.for_each(|offset| writer.push(record(offset)).expect("anything can be archived"));
+}
+
+/// A strict store: a key is created once. How requests fare is left to chance.
+#[derive(Clone)]
+struct Memory {
+    state: Arc<Mutex<State>>,
+}
+
+struct State {
+    objects: BTreeMap<String, (Bytes, HashMap<String, String>)>,
+    random: StdRng,
+    /// How likely a request goes wrong.
+    faults: f64,
+    /// Whether keys are said to be taken that are not there, as by a delete marker.
+    hides: bool,
+}
+
+impl Memory {
+    fn new(seed: u64) -> Self {
+        let random = StdRng::seed_from_u64(seed);
+        let state = State { objects: BTreeMap::new(), random, faults: 0.0, hides: false };
+        Self { state: Arc::new(Mutex::new(state)) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("whole")
+    }
+
+    /// How long a request is under way, one way, and whether it goes wrong.
+    fn chance(&self) -> (Duration, bool) {
+        let mut state = self.state();
+        let faults = state.faults;
+        let way = Duration::from_millis(state.random.random_range(0..20));
+        (way, state.random.random_bool(faults))
+    }
+
+    fn put(&self, key: &str, body: Bytes, metadata: HashMap<String, String>) -> Put {
+        let mut state = self.state();
+        if state.hides || state.objects.contains_key(key) {
+            return Put::Taken;
+        }
+        state.objects.insert(key.to_owned(), (body, metadata));
+        Put::Created
+    }
+
+    /// A request that only looks.
+    async fn look<T>(&self, look: impl FnOnce(&State) -> T) -> Result<T, StoreError> {
+        let (way, fails) = self.chance();
+        sleep(way).await;
+        let seen = look(&self.state());
+        sleep(way).await;
+        if fails { Err(silence()) } else { Ok(seen) }
+    }
+}
+
+fn silence() -> StoreError {
+    StoreError::Unavailable {
+        endpoint: "memory".into(),
+        doing: "testing".into(),
+        why: "the test says so".into(),
+    }
+}
+
+impl Objects for Memory {
+    async fn create(
+        &self,
+        key: &str,
+        body: Bytes,
+        metadata: HashMap<String, String>,
+        _: &str,
+    ) -> Result<Put, StoreError> {
+        let (way, fails) = self.chance();
+        let (fault, late) = {
+            let mut state = self.state();
+            (state.random.random_range(0..5), state.random.random_range(1..90_000))
+        };
+        if fails && fault == 0 {
+            // On its way for long after everybody has given it up.
+            let (memory, key) = (self.clone(), key.to_owned());
+            tokio::spawn(async move {
+                sleep(Duration::from_millis(late)).await;
+                memory.put(&key, body, metadata);
+            });
+            sleep(way).await;
+            return Ok(Put::Unclear(silence()));
+        }
+        sleep(way).await;
+        match (fails, fault) {
+            (true, 1) => return Ok(Put::Unclear(silence())),
+            (true, 2) => return Ok(Put::Conflict(silence())),
+            _ => {}
+        }
+        let put = self.put(key, body, metadata);
+        sleep(way).await;
+        Ok(if fails { Put::Unclear(silence()) } else { put })
+    }
+
+    async fn link(&self, key: &str) -> Result<Option<Link>, StoreError> {
+        let found = self.look(|state| state.objects.get(key).map(|(_, metadata)| metadata.clone()));
+        let link = |metadata| Link::from_metadata(&metadata).expect("only links are looked at");
+        Ok(found.await?.map(link))
+    }
+
+    async fn get(&self, key: &str) -> Result<Option<Bytes>, StoreError> {
+        self.look(|state| state.objects.get(key).map(|(body, _)| body.clone())).await
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<Listed>, StoreError> {
+        let listed = |(key, (body, _)): (&String, &(Bytes, _))| Listed {
+            key: key.clone(),
+            bytes: body.len() as u64,
+        };
+        let listed = self.look(|state| {
+            state.objects.iter().filter(|(key, _)| key.starts_with(prefix)).map(listed).collect()
+        });
+        let listed: Vec<Listed> = listed.await?;
+        assert!(listed.iter().all(|object| layout::parse(&object.key).is_some()));
+        Ok(listed)
+    }
+}
