@@ -150,7 +150,7 @@ impl Capture {
         resume: Resume,
     ) -> Result<Self, Error> {
         Ok(Self {
-            routes: Routes::new(source.pipeline, source.database, registrations),
+            routes: Routes::new(source.pipeline, source.database, registrations)?,
             relations: HashMap::new(),
             seq: resume.seq,
             position: resume.position,
@@ -197,7 +197,7 @@ impl Capture {
     /// Routes everything anew. To be called between transactions only.
     pub fn on_registrations(&mut self, registrations: &Registrations) -> Result<(), Error> {
         let (pipeline, database) = self.routes.names();
-        self.routes = Routes::new(pipeline, database, registrations);
+        self.routes = Routes::new(pipeline, database, registrations)?;
         for (relation, route) in self.relations.values_mut() {
             *route = self.routes.route(relation)?;
         }

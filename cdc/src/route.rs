@@ -20,6 +20,18 @@ pub enum RouteError {
         /// The table.
         table: TableName,
     },
+    /// Two topics are registered for the same rows; whichever won, the other would silently get nothing.
+    #[error(
+        "`{first}` and `{second}` are both registered for `{table}`; remove one of the two registrations"
+    )]
+    TwoTopics {
+        /// The table.
+        table: TableName,
+        /// One topic.
+        first: TopicName,
+        /// The other.
+        second: TopicName,
+    },
     /// The key of the topic cannot be made.
     #[error(transparent)]
     Key(#[from] NoKeyColumn),
@@ -62,6 +74,21 @@ enum Declared {
     Outbox { topics: BTreeMap<String, TopicName> },
 }
 
+impl Declared {
+    /// What to say when another topic wants the same rows.
+    fn and_also(&self, table: &TableName, second: &TopicName) -> RouteError {
+        let first = match self {
+            Self::Table { topic, .. } => Some(topic),
+            Self::Outbox { topics } => topics.values().find(|topic| *topic != second),
+        };
+        RouteError::TwoTopics {
+            table: table.clone(),
+            first: first.unwrap_or(second).clone(),
+            second: second.clone(),
+        }
+    }
+}
+
 /// All declared tables.
 #[derive(Clone, Debug)]
 pub struct Routes {
@@ -72,7 +99,14 @@ pub struct Routes {
 
 impl Routes {
     /// Takes what is registered.
-    pub fn new(pipeline: PipelineName, database: String, registrations: &Registrations) -> Self {
+    ///
+    /// # Errors
+    /// Two topics for the same rows.
+    pub fn new(
+        pipeline: PipelineName,
+        database: String,
+        registrations: &Registrations,
+    ) -> Result<Self, RouteError> {
         let mut declared: BTreeMap<TableName, Declared> = BTreeMap::new();
         for (name, topic) in &registrations.topics {
             match &topic.spec.from {
@@ -84,20 +118,28 @@ impl Routes {
                         partitions,
                         is_compacted: topic.spec.is_compacted(),
                     };
-                    declared.insert(table.clone(), entry);
+                    if let Some(first) = declared.insert(table.clone(), entry) {
+                        return Err(first.and_also(table, name));
+                    }
                 }
                 From::Outbox { aggregate, table } => {
                     let entry = declared
                         .entry(table.clone())
                         .or_insert_with(|| Declared::Outbox { topics: BTreeMap::new() });
-                    // The catalog refuses a table that is both.
+                    let taken = match entry {
+                        Declared::Outbox { topics } => topics.contains_key(aggregate),
+                        Declared::Table { .. } => true,
+                    };
+                    if taken {
+                        return Err(entry.and_also(table, name));
+                    }
                     if let Declared::Outbox { topics } = entry {
                         topics.insert(aggregate.clone(), name.clone());
                     }
                 }
             }
         }
-        Self { pipeline, database, declared }
+        Ok(Self { pipeline, database, declared })
     }
 
     /// The names given at the start.

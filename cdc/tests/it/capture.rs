@@ -196,6 +196,24 @@ fn what_has_no_place_to_go_stops_the_reader() {
 }
 
 #[test]
+fn two_topics_registered_for_the_same_rows_stop_the_reader() {
+    let source =
+        || SourceName { pipeline: "market".parse().expect("valid"), database: "shop".into() };
+    let resume = Resume { seq: seq(0), position: Lsn::ZERO, in_flight: None };
+    for twice in ["inventory.cdc", "orders.events"] {
+        let mut registrations = registrations();
+        let mut second = registrations.topics[&twice.parse().expect("valid")].clone();
+        second.spec.name = "another".parse().expect("valid");
+        registrations.topics.insert(second.spec.name.clone(), second);
+        let error = Capture::new(source(), &registrations, resume).expect_err("must be refused");
+        assert!(
+            error.to_string().contains("`another` and") && error.to_string().contains(twice),
+            "{error}"
+        );
+    }
+}
+
+#[test]
 fn our_own_heartbeat_is_counted_and_goes_nowhere() {
     let mut reader = Reader::new();
     reader.take(&stock(b'd'));
