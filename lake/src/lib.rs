@@ -1,0 +1,2 @@
+//! SQL, proof and replay over the archive.
+#![forbid(unsafe_code)]
