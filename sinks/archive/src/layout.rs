@@ -3,6 +3,7 @@
 //! ```text
 //!  <prefix>data/<topic>/dt=2026-09-21/p00003-00000000000000750000.jsonl.gz        and nothing else under data/
 //!  <prefix>meta/<topic>/manifest/p00003/00000000000000750000-2026-09-21.json
+//!  <prefix>meta/<topic>/keys/p00003/00000000000000750000-2026-09-21.filter
 //! ```
 //!
 //! A folder's day is that of the first record of each of its objects. Days never go back within a partition, so an
@@ -104,6 +105,12 @@ impl Layout {
         format!("{prefix}meta/{topic}/manifest/p{:05}/{start:020}-{dt}.json", self.partition)
     }
 
+    /// The key of a link's key filters.
+    pub fn filter(&self, place: Place) -> String {
+        let (prefix, topic, Place { start, dt }) = (&self.prefix, &self.topic, place);
+        format!("{prefix}meta/{topic}/keys/p{:05}/{start:020}-{dt}.filter", self.partition)
+    }
+
     /// The topic.
     pub fn topic(&self) -> &TopicName {
         &self.topic
@@ -123,6 +130,11 @@ impl Layout {
 /// Before the key of every object of a topic.
 pub fn data(prefix: &str, topic: &TopicName) -> String {
     format!("{prefix}data/{topic}/")
+}
+
+/// Before the key of everything that stands beside a topic's objects.
+pub fn meta(prefix: &str, topic: &TopicName) -> String {
+    format!("{prefix}meta/{topic}/")
 }
 
 /// The partition and place that an object's key says; `None` for keys that are not of this layout.
@@ -154,6 +166,10 @@ mod tests {
         assert_eq!(
             layout.manifest(place),
             "tw/meta/orders.events/manifest/p00003/00000000000000750000-2026-09-21.json"
+        );
+        assert_eq!(
+            layout.filter(place),
+            "tw/meta/orders.events/keys/p00003/00000000000000750000-2026-09-21.filter"
         );
     }
 

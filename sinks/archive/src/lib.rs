@@ -18,6 +18,8 @@ pub mod layout;
 pub mod line;
 /// Lines as one gzip member that can be read from the middle (pure).
 pub mod segment;
+/// Which keys its chunks may hold, beside it (pure).
+pub mod filter;
 /// What an object holds, beside it.
 pub mod manifest;
 /// Which key is next, and what a taken key means (pure).

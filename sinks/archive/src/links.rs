@@ -24,6 +24,7 @@ use crate::store::{Objects, Put, StoreError};
 
 const GZIP: &str = "application/gzip";
 const JSON: &str = "application/json";
+const BYTES: &str = "application/octet-stream";
 
 /// Why a chain cannot be followed or continued.
 #[derive(Debug, thiserror::Error)]
@@ -140,7 +141,7 @@ impl<S: Objects> Links<S> {
         }
     }
 
-    /// Writes the manifest of a link that stands.
+    /// Writes the key filters and the manifest of a link that stands.
     pub(crate) async fn write_manifest(
         &self,
         place: Place,
@@ -152,13 +153,20 @@ impl<S: Objects> Links<S> {
         let manifest = Manifest::new(&self.layout, place, link, bytes as u64, chunks, summary);
         let body = serde_json::to_vec(&manifest)
             .map_err(|source| Error::Manifest { key: manifest.key, source })?;
-        let key = self.layout.manifest(place);
-        match self.store.create(&key, body.into(), HashMap::new(), JSON).await? {
-            // Whoever was faster has written the same: all of it follows from the object.
-            Put::Created | Put::Taken => Ok(()),
-            // Called again, the object turns out to be ours, and the manifest is written then.
-            Put::Conflict(error) | Put::Unclear(error) => Err(error.into()),
+        // The filter first: where a manifest stands, its filter does.
+        let beside = [
+            (self.layout.filter(place), summary.keys.encode(), BYTES),
+            (self.layout.manifest(place), body.into(), JSON),
+        ];
+        for (key, body, content_type) in beside {
+            match self.store.create(&key, body, HashMap::new(), content_type).await? {
+                // Whoever was faster has written the same: all of it follows from the object.
+                Put::Created | Put::Taken => {}
+                // Called again, the object turns out to be ours, and the manifest is written then.
+                Put::Conflict(error) | Put::Unclear(error) => return Err(error.into()),
+            }
         }
+        Ok(())
     }
 
     async fn ensure_manifest(&self, place: Place, link: &Link) -> Result<(), Error> {

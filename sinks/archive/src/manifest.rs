@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::chain::Link;
+use crate::filter::Keys;
 use crate::layout::{Layout, Place};
 use crate::line::{self, BadLine, Origin};
 use crate::segment::{self, BadSegment, Chunk};
@@ -84,6 +85,8 @@ pub struct Summary {
     pub ops: Ops,
     /// Of each chunk's records.
     pub chunks: Vec<Extent>,
+    /// The keys of each chunk's records.
+    pub keys: Keys,
 }
 
 impl Manifest {
@@ -140,8 +143,10 @@ impl Summary {
         begins_chunk: bool,
         offset: i64,
         timestamp_ms: i64,
+        key: Option<&[u8]>,
         origin: &Origin,
     ) {
+        self.keys.on_record(begins_chunk, key);
         if begins_chunk {
             self.chunks.push(Extent::default());
         }
@@ -163,7 +168,8 @@ impl Summary {
                 let (_, record) =
                     line::read(line).map_err(|source| BadObject::Line { number, source })?;
                 let origin = line::origin(&record);
-                summary.on_record(at == 0, record.offset, record.timestamp_ms, &origin);
+                let (offset, timestamp_ms) = (record.offset, record.timestamp_ms);
+                summary.on_record(at == 0, offset, timestamp_ms, record.key.as_deref(), &origin);
             }
         }
         Ok((summary, chunks))
@@ -200,9 +206,9 @@ mod tests {
     #[test]
     fn a_summary_holds_lowest_and_highest_of_all_and_of_each_chunk() {
         let mut summary = Summary::default();
-        summary.on_record(true, 5, 100, &origin(b'c', 9));
-        summary.on_record(false, 6, 90, &origin(b'x', 10));
-        summary.on_record(true, 7, 110, &Origin::default());
+        summary.on_record(true, 5, 100, None, &origin(b'c', 9));
+        summary.on_record(false, 6, 90, None, &origin(b'x', 10));
+        summary.on_record(true, 7, 110, None, &Origin::default());
         assert_eq!(summary.extent.offset, Some((5, 7)));
         assert_eq!(summary.extent.kafka_ts_ms, Some((90, 110)));
         assert_eq!(summary.extent.tw_seq, Some((9, 10)));
@@ -227,7 +233,8 @@ mod tests {
             };
             let mut line = Vec::new();
             let origin = line::write(0, &record, &mut line);
-            summary.on_record(segment.is_at_border(), offset, record.timestamp_ms, &origin);
+            let (key, at) = (record.key.as_deref(), record.timestamp_ms);
+            summary.on_record(segment.is_at_border(), offset, at, key, &origin);
             segment.line(&line);
         }
         let segment = segment.finish();

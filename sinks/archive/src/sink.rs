@@ -168,7 +168,8 @@ impl<S: Objects> Writer for ArchiveWriter<S> {
         match batch {
             Batch::Open(open) => {
                 let begins_chunk = open.segment.is_at_border();
-                open.summary.on_record(begins_chunk, offset, timestamp_ms, &origin);
+                let key = record.key.as_deref();
+                open.summary.on_record(begins_chunk, offset, timestamp_ms, key, &origin);
                 open.segment.line(&self.line);
             }
             Batch::Sealed(_) => unreachable!("nothing is pushed between a flush and its repeat"),
@@ -179,7 +180,7 @@ impl<S: Objects> Writer for ArchiveWriter<S> {
     fn buffered_bytes(&self) -> usize {
         match &self.batch {
             None => 0,
-            Some(Batch::Open(open)) => open.segment.memory(),
+            Some(Batch::Open(open)) => open.segment.memory() + open.summary.keys.memory(),
             Some(Batch::Sealed(sealed)) => sealed.segment.bytes.len(),
         }
     }

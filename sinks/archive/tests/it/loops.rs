@@ -93,12 +93,14 @@ fn assert_one_chain(memory: &Memory, log: &[SourceRecord]) {
             let (found, _) = &state.objects[&layout.manifest(place)];
             let found: Manifest = serde_json::from_slice(found).expect("a manifest");
             assert_eq!(found, expected);
+            let (filter, _) = &state.objects[&layout.filter(place)];
+            assert_eq!(*filter, summary.keys.encode());
             manifests += 1;
         }
         place = link.next;
     }
     assert_eq!(archived, log);
-    assert_eq!(links + manifests, state.objects.len(), "an object outside the chain");
+    assert_eq!(links + 2 * manifests, state.objects.len(), "an object outside the chain");
 }
 
 struct Rival {
@@ -262,7 +264,7 @@ async fn a_manifest_that_a_crash_kept_from_being_written_is_made_from_the_object
     let (mut writer, _) = sink(&memory).open(&partition(), None).await.expect("opens");
     push(&mut writer, 0..5);
     writer.flush(5).await.expect("stored");
-    let is_manifest = |key: &str| key.starts_with("meta/");
+    let is_manifest = |key: &str| key.contains("/manifest/");
     let take = || {
         let mut state = memory.state();
         let key = state.objects.keys().find(|key| is_manifest(key)).cloned().expect("written");
@@ -275,7 +277,7 @@ async fn a_manifest_that_a_crash_kept_from_being_written_is_made_from_the_object
     push(&mut writer, 5..7);
     push(&mut rival, 5..6);
     rival.flush(6).await.expect("stored");
-    memory.state().objects.retain(|key, _| !(is_manifest(key) && key.contains("5-")));
+    memory.state().objects.retain(|key, _| !(key.starts_with("meta/") && key.contains("5-")));
     writer.flush(7).await.expect("adopts");
     assert_one_chain(&memory, &(0..6).map(record).collect::<Vec<_>>());
 }
