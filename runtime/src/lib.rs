@@ -28,5 +28,5 @@ pub use metric::{Kind, Metric, describe};
 pub use secret::Secret;
 pub use shutdown::{Shutdown, ShutdownError};
 pub use tasks::{TaskError, Tasks};
-pub use telemetry::{AdminError, Telemetry, init_logging, install_metrics, serve_admin};
+pub use telemetry::{AdminError, METRICS, Telemetry, init_logging, install_metrics, serve_admin};
 pub use watermark::Watermark;

@@ -12,10 +12,16 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
-use crate::Health;
+use crate::{Health, Metric};
 
 /// Seconds; from one millisecond, the least a commit takes, to the minute after which somebody is called.
 const SECONDS: [f64; 12] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0, 5.0, 15.0, 60.0];
+
+/// Whether the process is ready; the same answer as `/ready` gives, for alerts.
+const READY: &str = "tailwater_ready";
+
+/// What every process with an admin port measures.
+pub const METRICS: &[Metric] = &[Metric::gauge(READY, &[], "1 while `/ready` answers 200")];
 
 /// What a process shows of itself.
 #[derive(Clone)]
@@ -62,7 +68,9 @@ pub fn init_logging(filter: &str) {
 ///
 /// Returns `None` when another recorder is installed, which only happens when it is called twice.
 pub fn install_metrics() -> Option<PrometheusHandle> {
-    PrometheusBuilder::new().set_buckets(&SECONDS).ok()?.install_recorder().ok()
+    let handle = PrometheusBuilder::new().set_buckets(&SECONDS).ok()?.install_recorder().ok()?;
+    crate::describe(METRICS);
+    Some(handle)
 }
 
 /// Serves `/live`, `/ready` and `/metrics` until the token is cancelled.
@@ -86,8 +94,14 @@ fn routes(telemetry: Telemetry) -> Router {
     Router::new()
         .route("/live", get(|| async { "live\n" }))
         .route("/ready", get(ready))
-        .route("/metrics", get(|State(t): State<Telemetry>| async move { t.metrics.render() }))
+        .route("/metrics", get(measured))
         .with_state(telemetry)
+}
+
+async fn measured(State(telemetry): State<Telemetry>) -> String {
+    let is_ready = telemetry.health.check().is_ok();
+    metrics::gauge!(READY).set(f64::from(u8::from(is_ready)));
+    telemetry.metrics.render()
 }
 
 async fn ready(State(telemetry): State<Telemetry>) -> (StatusCode, String) {
