@@ -1,292 +1,71 @@
-//! The consumer group: assignment, fetching, seeking, committing.
+//! The consumer's thread: fetching, handing on, committing.
 //!
 //! ```text
-//!  rebalance ──▶ assigned: paused, committed offsets looked up ──▶ partition task opens its sink
-//!                revoked: drain the tasks, commit, then let go · lost: abandon them, commit nothing
-//!  poll ──▶ runs of records ──▶ partition queue (full: hold the run, pause the partition)
-//!  asked by tasks: commit (the latest of each partition), seek, stop
+//!  client ──one queue a partition──▶ runs of records ──▶ partition's queue ──▶ its task
+//!            │ not polled while the task has no room or too much is held: what the client has fetched stays there
+//!  mailbox ──commit (the latest of each), seek, stop, answers──▶ carried out at the next turn
 //! ```
 //!
 //! * Everything here happens on one thread, so a revocation cannot overtake a record or a commit.
-//! * Partitions are assigned at the offset that was committed, or at the one registered, and paused until the sink
-//!   has said where it goes on. `auto.offset.reset` is `error`: no offset is ever guessed.
-//! * Offsets are committed asynchronously and only the latest counts, save on revocation and at the end, where the
-//!   commit is awaited.
+//! * `auto.offset.reset` is `error`: no offset is ever guessed. A client that lost its place is set on it again, when
+//!   it is still in the log.
+//! * **Markers.** Transaction markers and aborted records take offsets and are never handed on. The client's *position*
+//!   is the offset after the last record or marker that it has gone past on this thread, and everything it handed out
+//!   was given to the partition's queue before the position is looked at. So no record below the position is still to
+//!   come, and the position, sent down the same queue, may be committed when everything before it there is finished.
+//!   Without this a partition that falls silent would keep a marker uncommitted until retention deletes it, and at the
+//!   next start that would look like a lost record.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use rdkafka::client::ClientContext;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
+use rdkafka::consumer::base_consumer::PartitionQueue;
+use rdkafka::consumer::{CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
-use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{Offset, TopicPartitionList};
-use tailwater_runtime::Health;
-use tailwater_topics_contract::SinkName;
-use tokio::runtime::Handle;
-use tokio::sync::mpsc::{self, error::TrySendError};
+use tailwater_runtime::clock;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::assignment::{Assignment, Callbacks, Client, Maker, Owned, Phase, Question, id, list};
 use crate::budget::Budget;
+use crate::error::WorkerError;
+use crate::mailbox::{Answer, Mailbox, Said};
 use crate::metrics;
-use crate::partition::{DeadLetters, Ending, Group, Input, Partition, Usage, size};
+use crate::partition::{DeadLetters, Input, size};
 use crate::sink::{Committed, Sink, SourceRecord, TopicPartition};
 
-/// Runs of records that a partition may have waiting.
-const QUEUE_RUNS: usize = 16;
-/// Records taken from the client before they are handed on.
-const BURST: usize = 500;
-/// How long one look at an empty client lasts; also how long a seek or commit waits at most for its turn.
-const LOOK: Duration = Duration::from_millis(10);
-/// How long a broker may take to answer a question about offsets.
-const ASK: Duration = Duration::from_secs(10);
-/// How long a revoked partition may flush. Well below the session time-out of ten seconds, so that the group does not
-/// count us as dead meanwhile.
-const REVOKE_GRACE: Duration = Duration::from_secs(6);
+/// Records of one run.
+const RUN_RECORDS: usize = 500;
+/// Bytes after which a run ends.
+const RUN_BYTES: usize = 256 << 10;
+/// Longest sleep. Everything that happens rings the bell; this is for what is due by time.
+const NAP: Duration = Duration::from_millis(50);
+/// How often positions and lag are looked at.
+const LOOK_AROUND: Duration = Duration::from_secs(1);
+/// How long a broker may take to answer a question.
+const ASK: Duration = Duration::from_secs(5);
+/// How long the last commit may take, beyond the grace period.
+const LAST_COMMIT: Duration = Duration::from_secs(5);
+/// Pause before a queue without room is tried again.
+const ROOM: Duration = Duration::from_millis(20);
 
-/// What partitions ask for; the newest wish of each counts, so this is bounded by their number.
-#[derive(Debug, Default)]
-struct Wishes {
-    commits: BTreeMap<TopicPartition, (i64, String)>,
-    seeks: BTreeMap<TopicPartition, i64>,
-    stopped: HashSet<TopicPartition>,
-}
-
-/// Where partitions leave what they ask for.
-#[derive(Debug, Default)]
-pub(crate) struct Mailbox(Mutex<Wishes>);
-
-impl Mailbox {
-    fn wishes(&self) -> MutexGuard<'_, Wishes> {
-        // Every change is one call on one map, so a panic elsewhere leaves nothing half done.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Group for Mailbox {
-    fn commit(&self, partition: &TopicPartition, next: i64, metadata: String) {
-        self.wishes().commits.insert(partition.clone(), (next, metadata));
-    }
-
-    fn seek(&self, partition: &TopicPartition, offset: i64) {
-        self.wishes().seeks.insert(partition.clone(), offset);
-    }
-
-    fn stop(&self, partition: &TopicPartition) {
-        self.wishes().stopped.insert(partition.clone());
-    }
-}
-
-/// What every partition task is made from.
-pub(crate) struct Maker<S, D> {
-    pub(crate) sink_name: SinkName,
-    pub(crate) sink: Arc<S>,
-    pub(crate) dead_letters: Arc<D>,
-    pub(crate) health: Health,
-    pub(crate) tasks: Handle,
-    /// Where each partition begins for this sink, as registered.
-    pub(crate) origins: HashMap<TopicPartition, i64>,
-}
-
-/// A partition that is ours.
-struct Owned {
-    inputs: mpsc::Sender<Input>,
-    task: JoinHandle<()>,
-    ending: Ending,
-    usage: Arc<Usage>,
-    /// A run that did not fit.
-    held: Option<Vec<SourceRecord>>,
-    /// Nothing was committed yet: the sink may not begin before this.
-    origin: Option<i64>,
-    /// Waits for its sink to say where to go on.
-    opening: bool,
-    stopped: bool,
-    paused: bool,
-}
-
-/// The partitions that are ours; shared with the rebalance callback, which runs on the same thread.
-struct Assignment<S, D> {
-    maker: Maker<S, D>,
-    mailbox: Arc<Mailbox>,
-    owned: Mutex<BTreeMap<TopicPartition, Owned>>,
-}
-
-/// The consumer's callbacks.
-pub(crate) struct Callbacks<S, D>(Assignment<S, D>);
-
-impl<S: Sink, D: DeadLetters> ClientContext for Callbacks<S, D> {}
-
-impl<S: Sink, D: DeadLetters> ConsumerContext for Callbacks<S, D> {
-    fn rebalance(
-        &self,
-        consumer: &BaseConsumer<Self>,
-        err: RDKafkaRespErr,
-        list: &mut TopicPartitionList,
-    ) {
-        let done = match err {
-            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => self.0.assign(consumer, list),
-            RDKafkaRespErr::RD_KAFKA_RESP_ERR__REVOKE_PARTITIONS => self.0.revoke(consumer, list),
-            other => {
-                let error: RDKafkaErrorCode = other.into();
-                tracing::error!(%error, "rebalance failed");
-                consumer.unassign()
-            }
-        };
-        if let Err(error) = done {
-            // The client goes on with what it had; the group's next rebalance mends it.
-            tracing::error!(%error, "rebalance could not be carried out");
-        }
-    }
-
-    fn commit_callback(&self, result: Result<(), KafkaError>, _: &TopicPartitionList) {
-        if let Err(error) = result {
-            // The sink holds the truth; the next commit says the same or more.
-            tracing::warn!(%error, "offsets were not committed");
-        }
-    }
-}
-
-impl<S: Sink, D: DeadLetters> Assignment<S, D> {
-    fn owned(&self) -> MutexGuard<'_, BTreeMap<TopicPartition, Owned>> {
-        self.owned.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn assign(
-        &self,
-        consumer: &BaseConsumer<Callbacks<S, D>>,
-        list: &mut TopicPartitionList,
-    ) -> Result<(), KafkaError> {
-        let mut named = TopicPartitionList::new();
-        for element in list.elements() {
-            named.add_partition(element.topic(), element.partition());
-        }
-        let known = consumer.committed_offsets(named, ASK)?;
-        let mut starts = TopicPartitionList::new();
-        let mut begin = Vec::new();
-        for element in known.elements() {
-            let Some(id) = id(element.topic(), element.partition()) else { continue };
-            let committed = match element.offset() {
-                Offset::Offset(offset) => {
-                    Some(Committed { offset, metadata: element.metadata().to_owned() })
-                }
-                _ => None,
-            };
-            let origin = self.maker.origins.get(&id).copied().unwrap_or(0);
-            let start = committed.as_ref().map_or(origin, |committed| committed.offset);
-            starts.add_partition_offset(
-                element.topic(),
-                element.partition(),
-                Offset::Offset(start),
-            )?;
-            let origin = committed.is_none().then_some(origin);
-            begin.push((id, committed, origin));
-        }
-        consumer.incremental_assign(&starts)?;
-        consumer.pause(&starts)?;
-        for (id, committed, origin) in begin {
-            tracing::info!(partition = %id, committed = ?committed.as_ref().map(|c| c.offset), "assigned");
-            let owned = self.start(id.clone(), committed, origin);
-            self.owned().insert(id, owned);
-        }
-        self.maker.health.ready("group");
-        Ok(())
-    }
-
-    fn start(
-        &self,
-        id: TopicPartition,
-        committed: Option<Committed>,
-        origin: Option<i64>,
-    ) -> Owned {
-        let (inputs, queue) = mpsc::channel(QUEUE_RUNS);
-        let ending = Ending::default();
-        let usage = Arc::new(Usage::default());
-        let partition = Partition {
-            sink_name: self.maker.sink_name.clone(),
-            id,
-            sink: self.maker.sink.clone(),
-            group: self.mailbox.clone(),
-            dead_letters: self.maker.dead_letters.clone(),
-            health: self.maker.health.clone(),
-            usage: usage.clone(),
-            ending: ending.clone(),
-        };
-        let task = self.maker.tasks.spawn(partition.run(committed, queue));
-        Owned {
-            inputs,
-            task,
-            ending,
-            usage,
-            held: None,
-            origin,
-            opening: true,
-            stopped: false,
-            paused: true,
-        }
-    }
-
-    fn revoke(
-        &self,
-        consumer: &BaseConsumer<Callbacks<S, D>>,
-        list: &TopicPartitionList,
-    ) -> Result<(), KafkaError> {
-        let ids: Vec<TopicPartition> =
-            list.elements().iter().filter_map(|e| id(e.topic(), e.partition())).collect();
-        let lost = consumer.assignment_lost();
-        self.end(&ids, if lost { None } else { Some(REVOKE_GRACE) });
-        let mut commits = BTreeMap::new();
-        {
-            let mut wishes = self.mailbox.wishes();
-            for id in &ids {
-                wishes.seeks.remove(id);
-                wishes.stopped.remove(id);
-                commits.extend(wishes.commits.remove_entry(id).filter(|_| !lost));
-            }
-        }
-        tracing::info!(partitions = ids.len(), lost, "revoked");
-        commit(consumer, &commits, CommitMode::Sync);
-        consumer.incremental_unassign(list)
-    }
-
-    /// Ends the tasks of these partitions: within `grace` by draining, after it, or without it, at once.
-    fn end(&self, ids: &[TopicPartition], grace: Option<Duration>) {
-        let ending: Vec<Owned> = {
-            let mut owned = self.owned();
-            ids.iter().filter_map(|id| owned.remove(id)).collect()
-        };
-        let deadline = grace.map(|grace| Instant::now() + grace);
-        for owned in &ending {
-            match deadline {
-                Some(_) => owned.ending.drain.cancel(),
-                None => owned.ending.abandon.cancel(),
-            }
-        }
-        for owned in ending {
-            let Owned { mut task, ending, .. } = owned;
-            self.maker.tasks.block_on(async {
-                if let Some(deadline) = deadline
-                    && tokio::time::timeout_at(deadline.into(), &mut task).await.is_ok()
-                {
-                    return;
-                }
-                ending.abandon.cancel();
-                // Abandoned at its next await, which no task is far from.
-                let _ = task.await;
-            });
-        }
-    }
-}
+/// The client's queue of a partition, and for which time of owning it that was made.
+type Queue<S, D> = (u64, PartitionQueue<Callbacks<S, D>>);
 
 /// The thread's whole state.
 pub(crate) struct Fetcher<S: Sink, D: DeadLetters> {
-    consumer: BaseConsumer<Callbacks<S, D>>,
+    consumer: Arc<Client<S, D>>,
+    mailbox: Arc<Mailbox>,
+    queues: BTreeMap<TopicPartition, Queue<S, D>>,
     budget: Budget,
-    sink_name: SinkName,
     over_budget: bool,
+    questions: Vec<JoinHandle<()>>,
+    committing: Option<JoinHandle<()>>,
+    looked_at: Instant,
 }
 
 impl<S: Sink, D: DeadLetters> Fetcher<S, D> {
@@ -296,12 +75,25 @@ impl<S: Sink, D: DeadLetters> Fetcher<S, D> {
         maker: Maker<S, D>,
         budget: Budget,
     ) -> Result<Self, KafkaError> {
-        let sink_name = maker.sink_name.clone();
-        let assignment = Assignment { maker, mailbox: Arc::default(), owned: Mutex::default() };
-        let consumer: BaseConsumer<Callbacks<S, D>> =
-            settings.create_with_context(Callbacks(assignment))?;
+        let assignment = Assignment::new(maker);
+        let mailbox = assignment.mailbox.clone();
+        let mut consumer: Client<S, D> = settings.create_with_context(Callbacks(assignment))?;
+        let bell = mailbox.clone();
+        consumer.set_nonempty_callback(move || bell.wake());
+        let consumer = Arc::new(consumer);
+        // Just made, so it is not set yet.
+        let _ = consumer.context().0.consumer.set(Arc::downgrade(&consumer));
         consumer.subscribe(topics)?;
-        Ok(Self { consumer, budget, sink_name, over_budget: false })
+        Ok(Self {
+            consumer,
+            mailbox,
+            queues: BTreeMap::new(),
+            budget,
+            over_budget: false,
+            questions: Vec::new(),
+            committing: None,
+            looked_at: Instant::now(),
+        })
     }
 
     /// Runs until told to stop, then drains, commits and leaves the group.
@@ -309,259 +101,404 @@ impl<S: Sink, D: DeadLetters> Fetcher<S, D> {
         mut self,
         stop: &CancellationToken,
         grace: Duration,
-    ) -> Result<(), KafkaError> {
+    ) -> Result<(), WorkerError> {
         let mut ended = Ok(());
-        while !stop.is_cancelled() {
-            if let Err(error) = self.turn() {
-                ended = Err(error);
-                break;
-            }
+        while ended.is_ok() && !stop.is_cancelled() {
+            ended = self.turn();
         }
-        self.drain(grace);
-        ended
+        let drained = self.drain(grace);
+        ended.and(drained)
     }
 
-    fn turn(&mut self) -> Result<(), KafkaError> {
-        self.commit(CommitMode::Async);
-        self.seek();
+    fn turn(&mut self) -> Result<(), WorkerError> {
+        self.serve_client()?;
+        self.take_mail();
+        self.let_go();
+        let consumer = self.consumer.clone();
+        let assignment = &consumer.context().0;
+        assignment.watch_tasks();
+        if let Some(failure) = assignment.failure() {
+            return Err(failure);
+        }
+        self.commit();
+        self.ask();
         self.watch_budget();
-        self.pause_and_resume()?;
-        self.fetch()
-    }
-
-    fn assignment(&self) -> &Assignment<S, D> {
-        &self.consumer.context().0
-    }
-
-    fn commit(&self, mode: CommitMode) {
-        let commits = std::mem::take(&mut self.assignment().mailbox.wishes().commits);
-        for (id, (next, _)) in &commits {
-            let labels = [
-                ("sink", self.sink_name.to_string()),
-                ("topic", id.topic.to_string()),
-                ("partition", id.partition.to_string()),
-            ];
-            ::metrics::gauge!(metrics::COMMITTED_OFFSET, &labels).set(*next as f64);
+        if self.looked_at.elapsed() >= LOOK_AROUND {
+            self.looked_at = Instant::now();
+            self.look_around();
         }
-        commit(&self.consumer, &commits, mode);
-    }
-
-    /// Carries out what partitions asked for, as far as it can be done now.
-    fn seek(&self) {
-        let (seeks, stopped) = {
-            let mut wishes = self.assignment().mailbox.wishes();
-            (std::mem::take(&mut wishes.seeks), std::mem::take(&mut wishes.stopped))
-        };
-        let mut owned = self.assignment().owned();
-        for id in stopped {
-            if let Some(owned) = owned.get_mut(&id) {
-                owned.stopped = true;
-            }
+        if !self.fetch()? {
+            self.mailbox.wait(NAP);
         }
-        for (id, offset) in seeks {
-            let Some(owned) = owned.get_mut(&id) else { continue };
-            let offset = owned.origin.take().map_or(offset, |origin| offset.max(origin));
-            if let Err(again) = self.seek_one(&id, owned, offset) {
-                tracing::debug!(partition = %id, offset, error = %again, "not there yet");
-                self.assignment().mailbox.wishes().seeks.entry(id).or_insert(offset);
-            }
-        }
-    }
-
-    fn seek_one(&self, id: &TopicPartition, owned: &mut Owned, offset: i64) -> Result<(), String> {
-        let topic = id.topic.as_str();
-        let watermarks = self.consumer.fetch_watermarks(topic, id.partition, ASK);
-        let (low, high) = watermarks.map_err(|error| error.to_string())?;
-        if let Some(why) = outside(offset, low, high) {
-            tracing::error!(partition = %id, why, "partition stopped; it needs a person");
-            self.assignment().maker.health.not_ready(&id.to_string(), why);
-            owned.stopped = true;
-            return Ok(());
-        }
-        self.consumer
-            .seek(topic, id.partition, Offset::Offset(offset), ASK)
-            .map_err(|error| error.to_string())?;
-        if let Some(run) = owned.held.take() {
-            owned.usage.on_taken(run.iter().map(size).sum());
-        }
-        // A full queue belongs to a task that is dropping what it holds; it will have room at the next turn.
-        owned.inputs.try_send(Input::Sought).map_err(|_| "its queue is full".to_owned())?;
-        owned.opening = false;
         Ok(())
+    }
+
+    /// Lets the client call back: rebalances, commits, statistics, errors.
+    fn serve_client(&self) -> Result<(), WorkerError> {
+        // One look gives one event at most, and nothing rings for the second.
+        for _ in 0..4 {
+            match self.consumer.poll(Duration::ZERO) {
+                None => {}
+                Some(Ok(message)) => {
+                    // Every partition that is fetched has a queue of its own, so this one has lost its way.
+                    if let Some(id) = id(message.topic(), message.partition())
+                        && let Some(owned) = self.consumer.context().0.owned().get_mut(&id)
+                    {
+                        owned.on_lost_place(Instant::now());
+                    }
+                }
+                Some(Err(KafkaError::MessageConsumptionFatal(code))) => {
+                    return Err(WorkerError::Consumer(code));
+                }
+                // A partition that is read is asked after by its own queue.
+                Some(Err(error)) => tracing::warn!(%error, "the consumer reports"),
+            }
+        }
+        Ok(())
+    }
+
+    fn take_mail(&mut self) {
+        let wishes = self.mailbox.take();
+        let consumer = self.consumer.clone();
+        let (assignment, now) = (&consumer.context().0, Instant::now());
+        assignment.commits().want(wishes.commits);
+        if let Some((sent, answer)) = wishes.committed {
+            assignment.commits().on_answer(now, &sent, answer.is_ok());
+            match answer {
+                Ok(()) => assignment.show_committed(&sent),
+                // The sink holds the truth, so this costs reading again and nothing else.
+                Err(error) => tracing::warn!(error, "offsets were not committed; trying again"),
+            }
+        }
+        for (id, offset) in wishes.seeks {
+            if let Some(owned) = assignment.owned().get_mut(&id) {
+                owned.on_seek(now, offset);
+            }
+        }
+        for id in wishes.stopped {
+            if let Some(owned) = assignment.owned().get_mut(&id) {
+                owned.phase = Phase::Stopped { at: now };
+            }
+        }
+        for answer in wishes.answers {
+            if let Some(id) = assignment.on_answer(answer, now) {
+                self.read(&id, now);
+            }
+        }
+    }
+
+    /// Fetches a partition from its position on.
+    fn read(&mut self, id: &TopicPartition, now: Instant) {
+        let consumer = self.consumer.clone();
+        let assignment = &consumer.context().0;
+        let mut all = assignment.owned();
+        let Some(owned) = all.get_mut(id) else { return };
+        if !owned.has_room() {
+            // Its task is dropping what it holds.
+            owned.phase = Phase::Away { at: now + ROOM, failures: 0 };
+            return;
+        }
+        if let Err(error) = self.fetch_from(id, owned) {
+            let why = format!("it cannot be fetched: {error}");
+            tracing::warn!(partition = %id, why, "asking again");
+            assignment.maker.health.not_ready(&id.to_string(), why);
+            owned.phase = Phase::Away { at: now + LOOK_AROUND, failures: 0 };
+            return;
+        }
+        // There is room, and nobody else gives it anything.
+        owned.give(Input::Sought);
+        owned.phase = Phase::Reading;
+    }
+
+    /// Taking a partition from the client and giving it back is the one way that works in every state: it refuses to
+    /// seek where it has met an error. What it had fetched before is outdated with that, and never handed out.
+    fn fetch_from(&mut self, id: &TopicPartition, owned: &mut Owned) -> Result<(), KafkaError> {
+        self.stop_fetching(id, owned)?;
+        let topic = id.topic.as_str();
+        let Some(mut queue) = self.consumer.split_partition_queue(topic, id.partition) else {
+            return Err(KafkaError::Subscription("it has no queue".to_owned()));
+        };
+        let bell = self.mailbox.clone();
+        queue.set_nonempty_callback(move || bell.wake());
+        self.queues.insert(id.clone(), (owned.assignment, queue));
+        let mut at = TopicPartitionList::new();
+        at.add_partition_offset(topic, id.partition, Offset::Offset(owned.position))?;
+        self.consumer.incremental_assign(&at)?;
+        owned.fetched = true;
+        Ok(())
+    }
+
+    /// The client keeps nothing of a partition that is not read.
+    fn stop_fetching(&mut self, id: &TopicPartition, owned: &mut Owned) -> Result<(), KafkaError> {
+        if owned.fetched {
+            let mut list = TopicPartitionList::new();
+            list.add_partition(id.topic.as_str(), id.partition);
+            self.consumer.incremental_unassign(&list)?;
+            owned.fetched = false;
+        }
+        self.queues.remove(id).into_iter().for_each(empty);
+        Ok(())
+    }
+
+    /// Lets go of what was fetched for partitions that have stopped or are no longer ours.
+    fn let_go(&mut self) {
+        let consumer = self.consumer.clone();
+        let mut all = consumer.context().0.owned();
+        for (id, owned) in all.iter_mut() {
+            if let Phase::Unreadable(why) = &owned.phase
+                && owned.give(Input::Unreadable(why.clone()))
+            {
+                owned.phase = Phase::Stopped { at: Instant::now() };
+            }
+            if matches!(owned.phase, Phase::Stopped { .. })
+                && (owned.fetched || self.queues.contains_key(id))
+                && let Err(error) = self.stop_fetching(id, owned)
+            {
+                tracing::warn!(partition = %id, %error, "the client goes on fetching it");
+            }
+        }
+        let gone = |(id, (assignment, _)): (&TopicPartition, &Queue<S, D>)| {
+            all.get(id).is_none_or(|owned| owned.assignment != *assignment).then(|| id.clone())
+        };
+        let gone: Vec<TopicPartition> = self.queues.iter().filter_map(gone).collect();
+        for id in gone {
+            self.queues.remove(&id).into_iter().for_each(empty);
+        }
+    }
+
+    /// Commits what is wanted, on another thread: there the client says how that went, which it does not when it is
+    /// asked not to wait.
+    fn commit(&mut self) {
+        let assignment = &self.consumer.context().0;
+        let Some(offsets) = assignment.commits().due(Instant::now()) else { return };
+        let (consumer, mailbox) = (self.consumer.clone(), self.mailbox.clone());
+        self.committing = Some(assignment.maker.tasks.spawn_blocking(move || {
+            let committed = consumer.commit(&list(&offsets), CommitMode::Sync);
+            drop(consumer);
+            mailbox.committed(offsets, committed.map_err(|error| error.to_string()));
+        }));
+    }
+
+    /// Asks what is due, on other threads: a partition without a leader keeps its question waiting for seconds.
+    fn ask(&mut self) {
+        self.questions.retain(|question| !question.is_finished());
+        let now = Instant::now();
+        let consumer = self.consumer.clone();
+        let assignment = &consumer.context().0;
+        let tasks = assignment.maker.tasks.clone();
+        let mut unknown = Vec::new();
+        for (id, owned) in assignment.owned().iter_mut() {
+            match owned.question(now) {
+                Some(Question::Committed) => unknown.push((id.clone(), owned.assignment)),
+                Some(Question::Ends) => {
+                    let (id, assignment) = (id.clone(), owned.assignment);
+                    let (consumer, mailbox) = (self.consumer.clone(), self.mailbox.clone());
+                    self.questions.push(tasks.spawn_blocking(move || {
+                        let ends = consumer.fetch_watermarks(id.topic.as_str(), id.partition, ASK);
+                        drop(consumer);
+                        let said = Said::Ends(ends.map_err(|error| error.to_string()));
+                        mailbox.answer(Answer { id, assignment, said });
+                    }));
+                }
+                None => {}
+            }
+        }
+        if !unknown.is_empty() {
+            let (consumer, mailbox) = (self.consumer.clone(), self.mailbox.clone());
+            self.questions.push(tasks.spawn_blocking(move || {
+                let answers = committed(&consumer, unknown);
+                drop(consumer);
+                answers.into_iter().for_each(|answer| mailbox.answer(answer));
+            }));
+        }
     }
 
     fn watch_budget(&mut self) {
-        let (held, decision) = {
-            let owned = self.consumer.context().0.owned();
-            let usage = owned.iter().map(|(id, owned)| (id, owned.usage.bytes()));
-            let (held, decision) = self.budget.on_usage(usage);
-            if let Some(biggest) = decision.flush.as_ref().and_then(|id| owned.get(id)) {
-                // A full queue means that it is busy flushing or pushing already.
-                let _ = biggest.inputs.try_send(Input::Flush);
-            }
-            (held, decision)
-        };
+        let owned = self.consumer.context().0.owned();
+        let usage = owned.iter().map(|(id, owned)| (id, owned.held_bytes()));
+        let (_, decision) = self.budget.on_usage(usage);
         self.over_budget = decision.paused;
-        let label = [("sink", self.sink_name.to_string())];
-        ::metrics::gauge!(metrics::HELD_BYTES, &label).set(held as f64);
-        ::metrics::gauge!(metrics::PAUSED, &label).set(f64::from(u8::from(decision.paused)));
-    }
-
-    fn pause_and_resume(&self) -> Result<(), KafkaError> {
-        let (mut pause, mut resume) = (TopicPartitionList::new(), TopicPartitionList::new());
-        let mut stopped = 0;
-        for (id, owned) in self.assignment().owned().iter_mut() {
-            stopped += u32::from(owned.stopped);
-            if let Some(run) = owned.held.take() {
-                hand_over(owned, run);
-            }
-            let wanted = owned.opening || owned.stopped || owned.held.is_some() || self.over_budget;
-            if wanted != owned.paused {
-                owned.paused = wanted;
-                let list = if wanted { &mut pause } else { &mut resume };
-                list.add_partition(id.topic.as_str(), id.partition);
-            }
-        }
-        let label = [("sink", self.sink_name.to_string())];
-        ::metrics::gauge!(metrics::STOPPED_PARTITIONS, &label).set(stopped);
-        if pause.count() > 0 {
-            self.consumer.pause(&pause)?;
-        }
-        if resume.count() > 0 {
-            self.consumer.resume(&resume)?;
-        }
-        Ok(())
-    }
-
-    /// Takes a burst of records and hands each partition its run.
-    fn fetch(&self) -> Result<(), KafkaError> {
-        let mut runs: BTreeMap<TopicPartition, Vec<SourceRecord>> = BTreeMap::new();
-        let mut wait = LOOK;
-        for _ in 0..BURST {
-            match self.consumer.poll(wait) {
-                None => break,
-                Some(Ok(message)) => {
-                    if let Some(id) = id(message.topic(), message.partition()) {
-                        runs.entry(id).or_default().push(record(&message));
-                    }
-                }
-                Some(Err(error)) => self.on_error(error)?,
-            }
-            wait = Duration::ZERO;
-        }
-        let mut owned = self.assignment().owned();
-        for (id, run) in runs {
-            self.count(&id, &run);
-            if let Some(owned) = owned.get_mut(&id) {
-                owned.usage.on_queued(run.iter().map(size).sum());
-                match &mut owned.held {
-                    // Fetched before the pause took effect.
-                    Some(held) => held.extend(run),
-                    None => hand_over(owned, run),
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn count(&self, id: &TopicPartition, run: &[SourceRecord]) {
-        let labels = [("sink", self.sink_name.to_string()), ("topic", id.topic.to_string())];
-        let length = |part: &Option<Bytes>| part.as_ref().map_or(0, Bytes::len) as u64;
-        let bytes = run.iter().map(|record| length(&record.key) + length(&record.value)).sum();
-        ::metrics::counter!(metrics::RECORDS, &labels).increment(run.len() as u64);
-        ::metrics::counter!(metrics::BYTES, &labels).increment(bytes);
-    }
-
-    /// Errors of the client: most mend themselves.
-    fn on_error(&self, error: KafkaError) -> Result<(), KafkaError> {
-        match error.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
-                self.stop_what_is_outside();
-                Ok(())
-            }
-            Some(RDKafkaErrorCode::Fatal) => Err(error),
-            _ => {
-                tracing::warn!(%error, "the consumer reports");
-                Ok(())
-            }
+        if let Some(biggest) = decision.flush.as_ref().and_then(|id| owned.get(id)) {
+            // One without room is busy flushing or pushing already.
+            biggest.give(Input::Flush);
         }
     }
 
-    /// The client does not say which partition left the log, so all are looked at.
-    fn stop_what_is_outside(&self) {
-        let Ok(positions) = self.consumer.position() else { return };
-        let mut all = self.assignment().owned();
-        for (id, owned) in all.iter_mut().filter(|(_, owned)| !owned.opening) {
+    /// Goes past markers, and says how things stand.
+    fn look_around(&self) {
+        let assignment = &self.consumer.context().0;
+        let positions = self.consumer.position().unwrap_or_default();
+        let mut all = assignment.owned();
+        let (mut held, mut stopped) = (0, 0);
+        for (id, owned) in all.iter_mut() {
+            held += owned.held_bytes();
+            stopped += u32::from(matches!(owned.phase, Phase::Stopped { .. }));
             let element = positions.find_partition(id.topic.as_str(), id.partition);
-            let Some(Offset::Offset(offset)) = element.map(|element| element.offset()) else {
-                continue;
-            };
-            let watermarks = self.consumer.fetch_watermarks(id.topic.as_str(), id.partition, ASK);
-            if let Ok((low, high)) = watermarks
-                && let Some(why) = outside(offset, low, high)
+            if owned.phase == Phase::Reading
+                && let Some(Offset::Offset(position)) = element.map(|element| element.offset())
+                && position > owned.position
+                && owned.give(Input::Reached(position))
             {
-                tracing::error!(partition = %id, why, "partition stopped; it needs a person");
-                self.assignment().maker.health.not_ready(&id.to_string(), why);
-                owned.stopped = true;
+                owned.position = position;
+            }
+        }
+        drop(all);
+        assignment.show_lag(clock::now_ms());
+        self.show(held, self.over_budget, stopped);
+    }
+
+    fn show(&self, held: usize, paused: bool, stopped: u32) {
+        let label = [("sink", self.consumer.context().0.maker.sink_name.to_string())];
+        ::metrics::gauge!(metrics::HELD_BYTES, &label).set(held as f64);
+        ::metrics::gauge!(metrics::PAUSED, &label).set(f64::from(u8::from(paused)));
+        ::metrics::gauge!(metrics::STOPPED_PARTITIONS, &label).set(stopped);
+    }
+
+    /// Hands each partition that has room a run of its records; answers whether there were any.
+    fn fetch(&self) -> Result<bool, WorkerError> {
+        if self.over_budget {
+            return Ok(false);
+        }
+        let mut fetched = false;
+        let assignment = &self.consumer.context().0;
+        for (id, owned) in assignment.owned().iter_mut() {
+            let Some((_, queue)) = self.queues.get(id) else { continue };
+            if owned.phase != Phase::Reading || !owned.has_room() {
+                continue;
+            }
+            let (run, bytes) = take(queue, id, owned)?;
+            let (Some(last), Some(running)) = (run.last(), &owned.running) else { continue };
+            fetched = true;
+            owned.position = last.offset + 1;
+            count(&assignment.maker.sink_name, id, &run);
+            running.account.on_queued(bytes);
+            owned.give(Input::Records(run));
+        }
+        Ok(fetched)
+    }
+
+    fn drain(&mut self, grace: Duration) -> Result<(), WorkerError> {
+        let consumer = self.consumer.clone();
+        let assignment = &consumer.context().0;
+        let mut ids = Vec::new();
+        for (id, owned) in assignment.owned().iter_mut() {
+            ids.push(id.clone());
+            if let Err(error) = self.stop_fetching(id, owned) {
+                tracing::debug!(partition = %id, %error, "fetched until the end");
+            }
+        }
+        let unfinished = assignment.end(&ids, Some(grace));
+        // A commit on its way must not overtake the last one.
+        let committing = self.committing.take();
+        self.wait_for(committing, LAST_COMMIT);
+        assignment.commits().want(std::mem::take(&mut self.mailbox.wishes().commits));
+        let offsets = assignment.commits().leave_all();
+        let committed = assignment.commit_now(offsets, LAST_COMMIT);
+        consumer.unsubscribe();
+        self.queues.clear();
+        // They hold the client, which leaves the group when nobody does.
+        let questions = std::mem::take(&mut self.questions);
+        questions.into_iter().for_each(|question| self.wait_for(Some(question), ASK));
+        self.show(0, false, 0);
+        assignment.maker.health.forget("group");
+        if let Some(failure) = assignment.failure() {
+            return Err(failure);
+        }
+        if !unfinished.is_empty() {
+            let names: Vec<String> = unfinished.iter().map(ToString::to_string).collect();
+            let partitions = names.join(", ");
+            return Err(WorkerError::Undrained { partitions, seconds: grace.as_secs() });
+        }
+        committed.map_err(|why| WorkerError::Uncommitted { why })
+    }
+
+    fn wait_for(&self, task: Option<JoinHandle<()>>, most: Duration) {
+        let tasks = &self.consumer.context().0.maker.tasks;
+        // Whether it ended or not: it has a time limit of its own.
+        let _ = task.map(|task| tasks.block_on(async { tokio::time::timeout(most, task).await }));
+    }
+}
+
+/// Throws away what the client has fetched and nobody wants.
+fn empty<S: Sink, D: DeadLetters>((_, queue): Queue<S, D>) {
+    while queue.poll(Duration::ZERO).is_some() {}
+}
+
+/// Takes a run of a partition's records from the client, and its bytes in memory.
+fn take<S: Sink, D: DeadLetters>(
+    queue: &PartitionQueue<Callbacks<S, D>>,
+    id: &TopicPartition,
+    owned: &mut Owned,
+) -> Result<(Vec<SourceRecord>, usize), WorkerError> {
+    let (mut run, mut bytes) = (Vec::new(), 0);
+    while run.len() < RUN_RECORDS && bytes < RUN_BYTES {
+        match queue.poll(Duration::ZERO) {
+            None => break,
+            Some(Ok(message)) => {
+                let record = record(&message);
+                bytes += size(&record);
+                run.push(record);
+            }
+            Some(Err(KafkaError::MessageConsumptionFatal(code))) => {
+                return Err(WorkerError::Consumer(code));
+            }
+            Some(Err(error)) => {
+                tracing::warn!(partition = %id, %error, "the consumer reports");
+                match error.rdkafka_error_code() {
+                    Some(
+                        RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange,
+                    ) => {
+                        owned.on_lost_place(Instant::now());
+                    }
+                    Some(RDKafkaErrorCode::LogTruncation) => {
+                        owned.phase = Phase::Unreadable(format!(
+                            "the topic lost records at {} after a change of leader: what this sink has stored before may no longer be in the topic",
+                            owned.position
+                        ));
+                    }
+                    // The client goes on by itself.
+                    _ => continue,
+                }
+                break;
             }
         }
     }
-
-    fn drain(&self, grace: Duration) {
-        let ids: Vec<TopicPartition> = self.assignment().owned().keys().cloned().collect();
-        self.assignment().end(&ids, Some(grace));
-        self.commit(CommitMode::Sync);
-        self.consumer.unsubscribe();
-    }
+    Ok((run, bytes))
 }
 
-fn hand_over(owned: &mut Owned, run: Vec<SourceRecord>) {
-    // A closed queue means that the task has ended and the partition is about to be revoked.
-    if let Err(TrySendError::Full(Input::Records(run))) = owned.inputs.try_send(Input::Records(run))
-    {
-        owned.held = Some(run);
-    }
+fn count(sink: &tailwater_topics_contract::SinkName, id: &TopicPartition, run: &[SourceRecord]) {
+    let labels = [("sink", sink.to_string()), ("topic", id.topic.to_string())];
+    let length = |part: &Option<Bytes>| part.as_ref().map_or(0, Bytes::len) as u64;
+    let bytes = run.iter().map(|record| length(&record.key) + length(&record.value)).sum();
+    ::metrics::counter!(metrics::RECORDS, &labels).increment(run.len() as u64);
+    ::metrics::counter!(metrics::BYTES, &labels).increment(bytes);
 }
 
-/// Why an offset cannot be read, if it cannot.
-fn outside(offset: i64, low: i64, high: i64) -> Option<String> {
-    if offset < low {
-        Some(format!(
-            "records {offset} to {} were deleted by the topic's retention before this sink stored them; register the sink anew to go on from {low}",
-            low - 1
-        ))
-    } else if offset > high {
-        Some(format!(
-            "the sink stands at {offset}, the topic ends at {high}: the topic was re-created or truncated; register the sink anew for the new topic"
-        ))
-    } else {
-        None
-    }
-}
-
-fn commit<C: ConsumerContext>(
-    consumer: &BaseConsumer<C>,
-    commits: &BTreeMap<TopicPartition, (i64, String)>,
-    mode: CommitMode,
-) {
-    if commits.is_empty() {
-        return;
-    }
+/// What the group has committed for each of these partitions.
+fn committed<S: Sink, D: DeadLetters>(
+    consumer: &Client<S, D>,
+    asked: Vec<(TopicPartition, u64)>,
+) -> Vec<Answer> {
     let mut list = TopicPartitionList::new();
-    for (id, (next, metadata)) in commits {
-        let mut element = list.add_partition(id.topic.as_str(), id.partition);
-        // Both only fail on values that the client could not send: offsets are never negative, metadata is text.
-        let _ = element.set_offset(Offset::Offset(*next));
-        element.set_metadata(metadata);
+    for (id, _) in &asked {
+        list.add_partition(id.topic.as_str(), id.partition);
     }
-    if let Err(error) = consumer.commit(&list, mode) {
-        // The sink holds the truth, so this costs reading again and nothing else.
-        tracing::warn!(%error, "offsets were not committed");
-    }
-}
-
-fn id(topic: &str, partition: i32) -> Option<TopicPartition> {
-    Some(TopicPartition { topic: topic.parse().ok()?, partition })
+    let known = consumer.committed_offsets(list, ASK).map_err(|error| error.to_string());
+    let answer = |(id, assignment): (TopicPartition, u64)| {
+        let committed = known.as_ref().map_err(Clone::clone).and_then(|known| {
+            let element = known.find_partition(id.topic.as_str(), id.partition);
+            let element = element.ok_or("it is not in the answer")?;
+            element.error().map_err(|error| error.to_string())?;
+            Ok(match element.offset() {
+                Offset::Offset(offset) => {
+                    Some(Committed { offset, metadata: element.metadata().to_owned() })
+                }
+                _ => None,
+            })
+        });
+        Answer { id, assignment, said: Said::Committed(committed) }
+    };
+    asked.into_iter().map(answer).collect()
 }
 
 fn record(message: &BorrowedMessage<'_>) -> SourceRecord {
@@ -577,20 +514,5 @@ fn record(message: &BorrowedMessage<'_>) -> SourceRecord {
         key: message.key().map(Bytes::copy_from_slice),
         value: message.payload().map(Bytes::copy_from_slice),
         headers,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_offset_outside_the_log_is_named_with_its_remedy() {
-        assert_eq!(outside(5, 5, 5), None);
-        assert_eq!(outside(5, 0, 9), None);
-        assert!(
-            outside(4, 5, 9).is_some_and(|why| why.contains("4 to 4") && why.contains("retention"))
-        );
-        assert!(outside(10, 5, 9).is_some_and(|why| why.contains("re-created")));
     }
 }

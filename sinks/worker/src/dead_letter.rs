@@ -4,19 +4,22 @@ use std::time::Duration;
 
 use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
 use tailwater_runtime::clock;
 use tailwater_topics_contract::{SinkName, TopicName, header};
 use tokio::sync::oneshot;
-use tokio::time::sleep;
 
 use crate::error::WorkerError;
-use crate::partition::DeadLetters;
-use crate::sink::{Rejected, TopicPartition};
+use crate::partition::{DeadLetters, size};
+use crate::sink::{Rejected, SinkError, TopicPartition};
 
-/// Pause before a record that the broker did not take is sent again.
-const AGAIN: Duration = Duration::from_secs(1);
+/// After so long the broker counts as silent. The record is sent again then and may be there twice: its coordinates
+/// tell.
+const SILENCE_MAX_MS: &str = "10000";
+/// The client's own limit is off, so that the topic's decides.
+const RECORD_BYTES_MAX: &str = "1000000000";
 
 /// Writes to the dead-letter topic of one sink.
 ///
@@ -34,12 +37,21 @@ impl DeadLetterTopic {
         topic: TopicName,
         mut settings: ClientConfig,
     ) -> Result<Self, WorkerError> {
-        settings.set("enable.idempotence", "true").set("acks", "all").set("linger.ms", "1");
+        settings
+            .set("enable.idempotence", "true")
+            .set("acks", "all")
+            .set("linger.ms", "1")
+            .set("message.timeout.ms", SILENCE_MAX_MS)
+            .set("message.max.bytes", RECORD_BYTES_MAX);
         let producer = settings.create_with_context(Deliveries).map_err(WorkerError::Settings)?;
         Ok(Self { sink, topic, producer })
     }
 
-    async fn send(&self, partition: &TopicPartition, rejected: &Rejected) -> Result<(), String> {
+    async fn send(
+        &self,
+        partition: &TopicPartition,
+        rejected: &Rejected,
+    ) -> Result<(), KafkaError> {
         let (sent, delivered) = oneshot::channel();
         let mut record = BaseRecord::with_opaque_to(self.topic.as_str(), Box::new(sent))
             .headers(headers(&self.sink, partition, rejected, clock::now_ms()));
@@ -49,19 +61,37 @@ impl DeadLetterTopic {
         if let Some(value) = &rejected.record.value {
             record = record.payload(&value[..]);
         }
-        self.producer.send(record).map_err(|(error, _)| error.to_string())?;
-        delivered.await.unwrap_or_else(|_| Err("the client was closed".to_owned()))
+        self.producer.send(record).map_err(|(error, _)| error)?;
+        delivered.await.unwrap_or(Err(KafkaError::Canceled))
     }
 }
 
+/// A record that was not set aside.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error("the record at offset {offset} could not be set aside in `{topic}`")]
+    NotTaken { topic: TopicName, offset: i64, source: KafkaError },
+    #[error(
+        "the record at offset {offset} is too large for `{topic}`: raise the topic's `max.message.bytes` above {bytes}, then start the worker again"
+    )]
+    TooLarge { topic: TopicName, offset: i64, bytes: usize },
+}
+
 impl DeadLetters for DeadLetterTopic {
-    async fn set_aside(&self, partition: &TopicPartition, rejected: Rejected) {
-        while let Err(error) = self.send(partition, &rejected).await {
-            tracing::warn!(
-                topic = %self.topic, %partition, offset = rejected.record.offset, %error,
-                "a dead letter was not taken; trying again"
-            );
-            sleep(AGAIN).await;
+    async fn set_aside(
+        &self,
+        partition: &TopicPartition,
+        rejected: &Rejected,
+    ) -> Result<(), SinkError> {
+        let Err(source) = self.send(partition, rejected).await else { return Ok(()) };
+        let (topic, offset) = (self.topic.clone(), rejected.record.offset);
+        match source.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::MessageSizeTooLarge) => {
+                // Our headers, and what the broker adds.
+                let bytes = size(&rejected.record) + rejected.reason.len() + 1024;
+                Err(SinkError::definite(Error::TooLarge { topic, offset, bytes }))
+            }
+            _ => Err(SinkError::transient(Error::NotTaken { topic, offset, source })),
         }
     }
 }
@@ -107,12 +137,12 @@ struct Deliveries;
 impl ClientContext for Deliveries {}
 
 impl ProducerContext for Deliveries {
-    type DeliveryOpaque = Box<oneshot::Sender<Result<(), String>>>;
+    type DeliveryOpaque = Box<oneshot::Sender<Result<(), KafkaError>>>;
 
     fn delivery(&self, result: &DeliveryResult<'_>, waiting: Self::DeliveryOpaque) {
         let answer = match result {
             Ok(_) => Ok(()),
-            Err((error, _)) => Err(error.to_string()),
+            Err((error, _)) => Err(error.clone()),
         };
         // Nobody waits any more when the partition was abandoned.
         let _ = waiting.send(answer);

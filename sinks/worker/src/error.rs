@@ -1,32 +1,54 @@
 //! What ends a worker.
 
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+
 /// Why a worker ended.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
     /// The client does not accept its settings.
     #[error("the Kafka client refuses its settings")]
-    Settings(#[source] rdkafka::error::KafkaError),
+    Settings(#[source] KafkaError),
     /// The consumer failed in a way that it does not mend by itself.
-    #[error("the consumer of group `{group}` at `{brokers}` failed")]
-    Consumer {
-        /// The group.
-        group: String,
-        /// `bootstrap.servers`.
-        brokers: String,
-        /// Why.
-        #[source]
-        source: rdkafka::error::KafkaError,
+    #[error("the Kafka consumer failed for good")]
+    Consumer(#[source] RDKafkaErrorCode),
+    /// The client did not carry out what the group decided; only a new one does.
+    #[error("the Kafka consumer did not carry out a rebalance; start the worker again")]
+    Rebalance(#[source] KafkaError),
+    /// A partition's task panicked: a mistake in the sink or the worker. The partition's records are read again by the
+    /// next worker.
+    #[error("the task of partition {partition} panicked; the log above says where")]
+    PartitionPanicked {
+        /// The partition.
+        partition: String,
     },
     /// The consumer's thread could not be started.
     #[error("the consumer's thread could not be started")]
     Thread(#[source] std::io::Error),
     /// The consumer's thread ended without a word.
-    #[error("the consumer's thread panicked")]
+    #[error("the consumer's thread panicked; the log above says where")]
     Panicked,
-    /// Draining took longer than the grace period. Nothing is lost: what was not committed is read again.
-    #[error("the worker did not drain within {seconds} s")]
-    Grace {
+    /// Open batches could not be finished. Nothing is lost: what was not committed is read again.
+    #[error(
+        "not drained within {seconds} s: {partitions}; what was not finished is read again by the next worker"
+    )]
+    Undrained {
+        /// The partitions with an open batch.
+        partitions: String,
         /// The grace period.
+        seconds: u64,
+    },
+    /// Everything was stored, and the group does not know. Nothing is lost: it is read again.
+    #[error(
+        "everything was stored, but the last offsets were not committed: {why}; some records are read again by the next worker"
+    )]
+    Uncommitted {
+        /// What the client said.
+        why: String,
+    },
+    /// Leaving the group took too long. Everything else was done.
+    #[error("the worker did not leave its group within {seconds} s")]
+    Grace {
+        /// How long it was waited for.
         seconds: u64,
     },
 }

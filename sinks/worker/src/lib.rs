@@ -2,10 +2,10 @@
 //!
 //! ```text
 //!            one thread                        one task a partition                      sink
-//!  Kafka ──▶ consumer ──records (≤ 16 runs)──▶ partition: push, push … flush ──────────▶ writer
+//!  Kafka ──▶ consumer ──records (≤ 8 runs)───▶ partition: push, push … flush ──────────▶ writer
 //!               ▲  ▲                              │    │ rejected                          │
 //!               │  └── commit `next`, seek ───────┘    └──▶ dead letters ──▶ Kafka         ▼
-//!               └───── pause, resume ◀── budget: one limit in bytes for the process     durable
+//!               └───── take or leave ◀── budget: one limit in bytes for the process     durable
 //! ```
 //!
 //! * An offset is committed only when everything below it is stored, superseded or set aside; only [`worker`] commits.
@@ -21,13 +21,19 @@ mod budget;
 mod partition;
 /// Records that no sink can take, set aside with their reason.
 mod dead_letter;
-/// The consumer group: assignment, fetching, seeking, committing.
+/// What tasks and brokers leave for the consumer's thread.
+mod mailbox;
+/// Offsets on their way to the group (pure).
+mod commits;
+/// The partitions that are ours, and how far each has come.
+mod assignment;
+/// The consumer's thread: fetching, handing on, committing.
 mod consumer;
 /// The whole, from joining the group to leaving it.
 pub mod worker;
 /// What can go wrong.
 mod error;
-/// Names of metrics.
+/// What is measured.
 pub mod metrics;
 /// A memory sink with faults, for the contract suite and for tests of other crates.
 pub mod testing;

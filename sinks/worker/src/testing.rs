@@ -1,7 +1,7 @@
 //! A memory sink with faults, for the contract suite and for tests of other crates.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,6 +23,8 @@ pub enum Fault {
     Hangs,
     /// Nothing is stored: another writer has stored everything below this offset.
     AnotherWriterReached(i64),
+    /// The sink has a mistake in it.
+    Panics,
 }
 
 /// Stores records by offset, so that storing one again changes nothing.
@@ -38,6 +40,8 @@ struct State {
     faults: VecDeque<Fault>,
     poison: BTreeSet<i64>,
     taken: usize,
+    holds: Weak<()>,
+    held: usize,
 }
 
 impl MemorySink {
@@ -54,6 +58,18 @@ impl MemorySink {
     /// The record at this offset can never be stored.
     pub fn reject(&self, offset: i64) {
         self.state().poison.insert(offset);
+    }
+
+    /// Nothing is flushed while the answer lives.
+    pub fn hold(&self) -> Arc<()> {
+        let hold = Arc::new(());
+        self.state().holds = Arc::downgrade(&hold);
+        hold
+    }
+
+    /// Whether a flush has been held up.
+    pub fn is_held(&self) -> bool {
+        self.state().held > 0
     }
 
     /// The offsets stored for a partition.
@@ -125,6 +141,10 @@ impl Writer for MemoryWriter {
     }
 
     async fn flush(&mut self, next: i64) -> Result<Flushed, SinkError> {
+        while self.sink.state().holds.strong_count() > 0 {
+            self.sink.state().held += 1;
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         let fault = self.sink.state().faults.pop_front();
         let done =
             |next, resume| Flushed { next, metadata: String::new(), resume, rejected: vec![] };
@@ -142,6 +162,7 @@ impl Writer for MemoryWriter {
                 Err(SinkError::transient("no reply"))
             }
             Some(Fault::Hangs) => std::future::pending().await,
+            Some(Fault::Panics) => panic!("the test says so"),
             Some(Fault::AnotherWriterReached(next)) => {
                 self.batch.clear();
                 Ok(done(next, Resume::Seek))

@@ -11,14 +11,15 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+use crate::assignment::Maker;
 use crate::budget::Budget;
-use crate::consumer::{Fetcher, Maker};
+use crate::consumer::Fetcher;
 use crate::dead_letter::DeadLetterTopic;
 use crate::error::WorkerError;
 use crate::sink::{Sink, TopicPartition};
 
-/// How long leaving the group may take beyond the grace period.
-const LEAVE: Duration = Duration::from_secs(10);
+/// How long the last commit and leaving the group may take beyond the grace period.
+const LEAVE: Duration = Duration::from_secs(20);
 
 /// What a worker is told.
 #[derive(Clone, Debug)]
@@ -66,14 +67,17 @@ impl WorkerConfig {
 
     fn consumer(&self) -> ClientConfig {
         let mut settings = self.client();
-        // What the client fetches ahead is memory, too: a quarter of the budget on top of it.
-        let prefetch_kib = (self.budget_bytes / 4 / 1024).clamp(1024, 64 * 1024);
+        // What the client fetches ahead is memory, too: a quarter of the budget on top of it, for all partitions there
+        // are together.
+        let partitions = self.registration.origins.len().max(1);
+        let prefetch_kib = (self.budget_bytes / 4 / 1024 / partitions).clamp(256, 16 * 1024);
         let defaults = [
             ("session.timeout.ms", "10000".to_owned()),
             ("heartbeat.interval.ms", "3000".to_owned()),
             ("max.poll.interval.ms", "300000".to_owned()),
             ("fetch.wait.max.ms", "100".to_owned()),
             ("queued.max.messages.kbytes", prefetch_kib.to_string()),
+            ("statistics.interval.ms", "2000".to_owned()),
         ];
         for (name, value) in defaults {
             if settings.get(name).is_none() {
@@ -94,17 +98,20 @@ impl WorkerConfig {
     }
 }
 
-/// Runs a sink until `shutdown` is cancelled: then flushes, commits and leaves the group.
+/// Runs a sink until `shutdown` is cancelled: then flushes, commits and leaves the group. May be called again in the
+/// same process when it has ended: it leaves nothing behind, neither in the group nor in `health`.
 ///
 /// # Errors
-/// When the client refuses its settings or fails for good, or when draining takes longer than the grace period. A
-/// partition that cannot go on is no error of the worker: it stops alone, and `health` says so.
+/// When the client refuses its settings or fails for good, when a partition's task panics, and when open batches were
+/// not finished within the grace period or the last offsets not committed. A partition that cannot go on is no error of
+/// the worker: it stops alone, and `health` says so.
 pub async fn run<S: Sink>(
     config: WorkerConfig,
     sink: S,
     shutdown: CancellationToken,
     health: Health,
 ) -> Result<(), WorkerError> {
+    tailwater_runtime::describe(crate::metrics::ALL);
     let spec = &config.registration.spec;
     let dead_letters = config.pipeline.dead_letter_topic(&spec.name);
     let dead_letters = DeadLetterTopic::new(spec.name.clone(), dead_letters, config.client())?;
@@ -137,17 +144,12 @@ pub async fn run<S: Sink>(
             let _ = ended.send(fetcher.run(&stop, grace));
         })
         .map_err(WorkerError::Thread)?;
-    let failed = |source| WorkerError::Consumer {
-        group: config.pipeline.consumer_group(&spec.name),
-        brokers: config.brokers.clone(),
-        source,
-    };
     let outcome = tokio::select! {
         outcome = &mut end => outcome,
         () = shutdown.cancelled() => match tokio::time::timeout(grace + LEAVE, end).await {
             Ok(outcome) => outcome,
-            Err(_) => return Err(WorkerError::Grace { seconds: grace.as_secs() }),
+            Err(_) => return Err(WorkerError::Grace { seconds: (grace + LEAVE).as_secs() }),
         },
     };
-    outcome.map_err(|_| WorkerError::Panicked)?.map_err(failed)
+    outcome.map_err(|_| WorkerError::Panicked)?
 }

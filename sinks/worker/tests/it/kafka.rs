@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication,
+};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{Headers, Message};
@@ -11,7 +13,8 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tailwater_sinks_worker::WorkerConfig;
 use tailwater_topics_contract::{
-    ArchiveSpec, Origin, PipelineName, SegmentSpec, SinkKind, SinkRegistration, SinkSpec, TopicName,
+    ArchiveSpec, Origin, PipelineName, SegmentSpec, SinkKind, SinkRegistration, SinkSpec, Standing,
+    TopicName,
 };
 
 const WAIT: Duration = Duration::from_secs(15);
@@ -46,25 +49,7 @@ impl Log {
     }
 
     pub(crate) fn config(&self) -> WorkerConfig {
-        let kind = SinkKind::Archive(ArchiveSpec {
-            bucket: "unused".into(),
-            prefix: String::new(),
-            segment: SegmentSpec { bytes: 1, records: 1, age_ms: 1 },
-        });
-        let spec = SinkSpec {
-            name: "memory".parse().expect("valid"),
-            topics: vec![self.topic.clone()],
-            kind,
-            declared_at: None,
-        };
-        let origin = |partition| Origin {
-            topic: self.topic.clone(),
-            partition,
-            offset: 0,
-            dt: "1970-01-01".into(),
-        };
-        let registration = SinkRegistration { spec, origins: vec![origin(0), origin(1)] };
-        WorkerConfig::new(self.pipeline.clone(), registration, brokers())
+        config(&self.pipeline, &self.topic, brokers())
     }
 
     /// Writes records in one transaction and commits or aborts it.
@@ -87,6 +72,25 @@ impl Log {
         } else {
             producer.abort_transaction(WAIT).expect("aborts");
         }
+    }
+
+    /// Writes one record with a value of so many bytes.
+    pub(crate) fn large(&self, partition: i32, bytes: usize) {
+        let producer: BaseProducer = client().create().expect("creates");
+        let value = vec![b'x'; bytes];
+        let record =
+            BaseRecord::<(), _>::to(self.topic.as_str()).partition(partition).payload(&value);
+        producer.send(record).expect("is queued");
+        producer.flush(WAIT).expect("is sent");
+    }
+
+    /// Lets the dead-letter topic take only records of so many bytes.
+    pub(crate) async fn limit_dead_letters(&self, bytes: &str) {
+        let topic = self.pipeline.dead_letter_topic(&"memory".parse().expect("valid"));
+        let admin: AdminClient<DefaultClientContext> = client().create().expect("creates");
+        let resource = ResourceSpecifier::Topic(topic.as_str());
+        let alter = AlterConfig::new(resource).set("max.message.bytes", bytes);
+        admin.alter_configs([&alter], &AdminOptions::new()).await.expect("alters");
     }
 
     /// What the sink's group has committed; `None` where nothing was.
@@ -137,6 +141,26 @@ impl Log {
         }
         dead
     }
+}
+
+/// A sink named `memory` on a topic of two partitions.
+pub(crate) fn config(pipeline: &PipelineName, topic: &TopicName, brokers: String) -> WorkerConfig {
+    let kind = SinkKind::Archive(ArchiveSpec {
+        bucket: "unused".into(),
+        prefix: String::new(),
+        segment: SegmentSpec { bytes: 1, records: 1, age_ms: 1 },
+    });
+    let spec = SinkSpec {
+        name: "memory".parse().expect("valid"),
+        topics: vec![topic.clone()],
+        kind,
+        declared_at: None,
+    };
+    let origin =
+        |partition| Origin { topic: topic.clone(), partition, offset: 0, dt: "1970-01-01".into() };
+    let origins = vec![origin(0), origin(1)];
+    let registration = SinkRegistration { spec, origins, standing: Standing::Active };
+    WorkerConfig::new(pipeline.clone(), registration, brokers)
 }
 
 fn brokers() -> String {

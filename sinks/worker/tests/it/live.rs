@@ -3,14 +3,11 @@
 use std::time::{Duration, Instant};
 
 use tailwater_runtime::Health;
+use tailwater_sinks_worker::TopicPartition;
 use tailwater_sinks_worker::testing::{Fault, MemorySink};
-use tailwater_sinks_worker::{TopicPartition, WorkerError, run};
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
 
 use crate::kafka::Log;
-
-const WAIT: Duration = Duration::from_secs(40);
+use crate::worker::{Worker, says, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn committed_records_arrive_once_and_aborted_ones_never() {
@@ -19,12 +16,130 @@ async fn committed_records_arrive_once_and_aborted_ones_never() {
     log.transaction(0, 10..20, false);
     log.transaction(0, 20..25, true);
     let sink = MemorySink::new(4);
-    let worker = Worker::start(&log, &sink);
+    let worker = Worker::start(log.config(), &sink);
     // Ten records and a marker, ten aborted and a marker, five.
     let expected: Vec<i64> = (0..10).chain(22..27).collect();
     until("all records", || sink.stored(&partition(&log, 0)) == expected).await;
+    until("the last marker", || log.committed(0) == Some(28)).await;
     worker.drain().await.expect("drains");
-    assert_eq!(log.committed(0), Some(27));
+    assert_eq!(log.committed(0), Some(28));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_partition_whose_log_retention_emptied_is_gone_on_with() {
+    let log = Log::create().await;
+    // Ten records and a marker, then five aborted and a marker: nothing behind the records is ever handed on.
+    log.transaction(0, 0..10, true);
+    log.transaction(0, 10..15, false);
+    let sink = MemorySink::new(10);
+    let worker = Worker::start(log.config(), &sink);
+    until("all records", || sink.stored(&partition(&log, 0)).len() == 10).await;
+    until("both markers", || log.committed(0) == Some(17)).await;
+    worker.drain().await.expect("drains");
+    log.forget(0, 17).await;
+    let worker = Worker::start(log.config(), &sink);
+    until("ready", || worker.health.check().is_ok()).await;
+    log.transaction(0, 20..21, true);
+    until("the next record", || sink.stored(&partition(&log, 0)).last() == Some(&17)).await;
+    worker.drain().await.expect("drains");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_retention_overtakes_stops_its_partition_and_no_other() {
+    let log = Log::create().await;
+    log.transaction(0, 0..20_000, true);
+    let sink = MemorySink::new(1);
+    // The client gets little ahead of the sink, which stands still while the log goes away under both.
+    let mut config = log.config();
+    config.properties.insert("queued.max.messages.kbytes".into(), "1".into());
+    config.properties.insert("fetch.message.max.bytes".into(), "1000".into());
+    let hold = sink.hold();
+    let worker = Worker::start(config, &sink);
+    until("a flush", || sink.is_held()).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    log.forget(0, 20_001).await;
+    drop(hold);
+    let name = partition(&log, 0).to_string();
+    until("not ready", || says(&worker.health, &name, "retention")).await;
+    log.transaction(1, 0..3, true);
+    until("the other one", || sink.stored(&partition(&log, 1)).len() == 3).await;
+    assert!(says(&worker.health, &name, "retention"), "it stays so");
+    worker.drain().await.expect("drains");
+    let stored = stored(&log, &sink)[0];
+    assert!((1..20_000).contains(&stored), "{stored}");
+    assert_eq!(log.committed(0), Some(stored as i64), "up to where it was read, and no further");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_is_started_again_in_the_same_process_and_leaves_nothing_behind() {
+    let log = Log::create().await;
+    let (sink, health) = (MemorySink::new(1), Health::default());
+    for round in 0..4 {
+        let worker = Worker::in_process(log.config(), &sink, &health);
+        until("ready", || worker.health.check().is_ok()).await;
+        log.transaction(0, round..round + 1, true);
+        until("the record", || sink.stored(&partition(&log, 0)).len() == round as usize + 1).await;
+        let began = Instant::now();
+        worker.drain().await.expect("drains");
+        assert!(began.elapsed() < Duration::from_secs(5), "took {:?}", began.elapsed());
+        assert_eq!(health.check(), Err(vec!["starting".to_owned()]), "every part is forgotten");
+    }
+    assert_eq!(threads("consumer"), 0, "threads are joined");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_with_a_fixed_name_is_started_again_without_a_rebalance() {
+    let log = Log::create().await;
+    let sink = MemorySink::new(1);
+    for round in 0..3 {
+        let mut config = log.config();
+        config.instance_id = Some("one".into());
+        let worker = Worker::start(config, &sink);
+        log.transaction(1, round..round + 1, true);
+        until("the record", || sink.stored(&partition(&log, 1)).len() == round as usize + 1).await;
+        worker.drain().await.expect("drains");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_that_cannot_finish_says_so_and_names_the_partition() {
+    let log = Log::create().await;
+    log.transaction(0, 0..2, true);
+    let sink = MemorySink::new(1);
+    sink.fail_next(Fault::Transient, 1_000_000);
+    let mut config = log.config();
+    config.grace = Duration::from_secs(1);
+    let worker = Worker::start(config, &sink);
+    until("a record taken", || sink.taken() == 1).await;
+    let error = worker.drain().await.expect_err("is not drained");
+    assert!(error.to_string().contains(&partition(&log, 0).to_string()), "{error}");
+    assert_eq!(log.committed(0), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_ends_the_worker_and_names_the_partition() {
+    let log = Log::create().await;
+    log.transaction(1, 0..2, true);
+    let sink = MemorySink::new(1);
+    sink.fail_next(Fault::Panics, 1);
+    let worker = Worker::start(log.config(), &sink);
+    until("the end", || worker.task.is_finished()).await;
+    let error = worker.task.await.expect("joined").expect_err("it panicked");
+    assert!(error.to_string().contains(&partition(&log, 1).to_string()), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_letter_larger_than_its_topic_takes_stops_the_partition_and_says_what_to_raise() {
+    let log = Log::create().await;
+    log.large(0, 900_000);
+    log.limit_dead_letters("500000").await;
+    let sink = MemorySink::new(1);
+    sink.reject(0);
+    let worker = Worker::start(log.config(), &sink);
+    let name = partition(&log, 0).to_string();
+    until("not ready", || says(&worker.health, &name, "max.message.bytes")).await;
+    worker.drain().await.expect("drains");
+    assert_eq!(log.committed(0), None);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -32,13 +147,13 @@ async fn a_drain_commits_what_was_read_and_a_successor_goes_on_there() {
     let log = Log::create().await;
     log.transaction(0, 0..7, true);
     let sink = MemorySink::new(1_000_000);
-    let worker = Worker::start(&log, &sink);
+    let worker = Worker::start(log.config(), &sink);
     until("all taken", || sink.taken() == 7).await;
     worker.drain().await.expect("drains");
     assert_eq!(log.committed(0), Some(7));
     log.transaction(0, 7..9, true);
     let successor = MemorySink::new(1);
-    let worker = Worker::start(&log, &successor);
+    let worker = Worker::start(log.config(), &successor);
     until("the rest", || successor.stored(&partition(&log, 0)) == [8, 9]).await;
     worker.drain().await.expect("drains");
 }
@@ -47,11 +162,11 @@ async fn a_drain_commits_what_was_read_and_a_successor_goes_on_there() {
 async fn a_second_worker_takes_a_share_and_nothing_is_missed() {
     let log = Log::create().await;
     let sink = MemorySink::new(3);
-    let first = Worker::start(&log, &sink);
+    let first = Worker::start(log.config(), &sink);
     log.transaction(0, 0..20, true);
     log.transaction(1, 0..20, true);
     until("the first part", || stored(&log, &sink) == [20, 20]).await;
-    let second = Worker::start(&log, &sink);
+    let second = Worker::start(log.config(), &sink);
     until("both at work", || second.health.check().is_ok()).await;
     log.transaction(0, 20..40, true);
     log.transaction(1, 20..40, true);
@@ -69,7 +184,7 @@ async fn a_poison_record_is_set_aside_with_its_bytes_and_place() {
     log.transaction(1, 0..5, true);
     let sink = MemorySink::new(2);
     sink.reject(3);
-    let worker = Worker::start(&log, &sink);
+    let worker = Worker::start(log.config(), &sink);
     until("its neighbours", || sink.stored(&partition(&log, 1)) == [0, 1, 2, 4]).await;
     worker.drain().await.expect("drains");
     let dead = log.dead_letters(1).remove(0);
@@ -91,7 +206,7 @@ async fn a_partition_that_cannot_go_on_stops_alone_and_readiness_says_so() {
     log.transaction(0, 0..1, true);
     let sink = MemorySink::new(1);
     sink.fail_next(Fault::Definite, 1);
-    let worker = Worker::start(&log, &sink);
+    let worker = Worker::start(log.config(), &sink);
     let name = partition(&log, 0).to_string();
     until("not ready", || says(&worker.health, &name, "refused")).await;
     log.transaction(1, 0..5, true);
@@ -106,7 +221,7 @@ async fn a_gap_that_retention_tore_stops_the_partition_rather_than_being_bridged
     log.transaction(0, 0..10, true);
     log.forget(0, 4).await;
     let sink = MemorySink::new(1);
-    let worker = Worker::start(&log, &sink);
+    let worker = Worker::start(log.config(), &sink);
     let name = partition(&log, 0).to_string();
     until("not ready", || says(&worker.health, &name, "retention")).await;
     worker.drain().await.expect("drains");
@@ -122,32 +237,9 @@ async fn a_small_budget_slows_a_worker_down_and_loses_nothing() {
     let sink = MemorySink::new(1_000_000);
     let mut config = log.config();
     config.budget_bytes = 64 << 10;
-    let worker = Worker::with(config, &sink);
+    let worker = Worker::start(config, &sink);
     until("all records", || stored(&log, &sink) == [5_000, 5_000]).await;
     worker.drain().await.expect("drains");
-}
-
-struct Worker {
-    stop: CancellationToken,
-    health: Health,
-    task: JoinHandle<Result<(), WorkerError>>,
-}
-
-impl Worker {
-    fn start(log: &Log, sink: &MemorySink) -> Self {
-        Self::with(log.config(), sink)
-    }
-
-    fn with(config: tailwater_sinks_worker::WorkerConfig, sink: &MemorySink) -> Self {
-        let (stop, health) = (CancellationToken::new(), Health::default());
-        let task = tokio::spawn(run(config, sink.clone(), stop.clone(), health.clone()));
-        Self { stop, health, task }
-    }
-
-    async fn drain(self) -> Result<(), WorkerError> {
-        self.stop.cancel();
-        self.task.await.expect("does not panic")
-    }
 }
 
 fn partition(log: &Log, partition: i32) -> TopicPartition {
@@ -158,15 +250,10 @@ fn stored(log: &Log, sink: &MemorySink) -> [usize; 2] {
     [0, 1].map(|number| sink.stored(&partition(log, number)).len())
 }
 
-fn says(health: &Health, part: &str, why: &str) -> bool {
-    let reasons = health.check().err().unwrap_or_default();
-    reasons.iter().any(|reason| reason.starts_with(part) && reason.contains(why))
-}
-
-async fn until(what: &str, done: impl Fn() -> bool) {
-    let began = Instant::now();
-    while !done() {
-        assert!(began.elapsed() < WAIT, "waited {WAIT:?} in vain for {what}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+/// How many threads of this process have such a name.
+fn threads(name: &str) -> usize {
+    let tasks = std::fs::read_dir("/proc/self/task").expect("Linux");
+    let names =
+        tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
+    names.filter(|found| found.trim_end() == name).count()
 }
