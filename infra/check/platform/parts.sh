@@ -41,10 +41,11 @@ make_promtool() {
         apt-get download -q prometheus)
     dpkg-deb --fsys-tarfile "$1"/prometheus_*.deb | tar -x -C "$1" ./usr/bin/promtool ./usr/bin/prometheus
     mv "$1"/usr/bin/* "$1"
-    rm -r "$1"/usr "$1"/prometheus_*.deb
+    rm -r "${1:?}/usr" "$1"/prometheus_*.deb
 }
 
-golang() { GOTOOLCHAIN=local GOFLAGS=-mod=mod CGO_ENABLED=0 nice -n 10 go "$@"; }
+# golang FOLDER COMMAND…: in a module of ours.
+golang() { GOTOOLCHAIN=local GOFLAGS=-mod=mod CGO_ENABLED=0 nice -n 10 go -C "$@"; }
 
 # go_program FOLDER PACKAGE@VERSION [NAME]
 go_program() {
@@ -74,11 +75,10 @@ make_control_plane() {
         printf '\t_ "k8s.io/kubernetes/cmd/%s"\n' kube-apiserver kube-controller-manager kube-scheduler
         printf ')\n'
     } >"$module/tools.go"
-    cd "$module"
-    quietly "go mod tidy" "It fetches through the Go module proxy; GOPROXY names another one." golang mod tidy
+    quietly "go mod tidy" "It fetches through the Go module proxy; GOPROXY names another one." golang "$module" mod tidy
     for program in kube-apiserver kube-controller-manager kube-scheduler; do
         say "  compiling $program"
-        quietly "go build of $program" "Look at the lines above." golang build -trimpath -o "$1/$program" \
+        quietly "go build of $program" "Look at the lines above." golang "$module" build -trimpath -o "$1/$program" \
             -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$kubernetes_version" "k8s.io/kubernetes/cmd/$program"
     done
     say "  compiling etcd and kwok"
@@ -97,36 +97,33 @@ make_control_plane() {
 
 # Debian's etcd is too old: it lacks the progress requests by which watches stay current.
 make_etcd() {
-    mkdir "$1/etcd-module"
-    cd "$1/etcd-module"
-    printf 'module tailwater.invalid/etcd\n\ngo 1.26.0\n' >go.mod
-    printf '//go:build tools\n\npackage etcd\n\nimport _ "go.etcd.io/etcd/server/v3"\n' >tools.go
-    quietly "go get of etcd" "It fetches through the Go module proxy." golang get "go.etcd.io/etcd/server/v3@$etcd_version"
-    quietly "go mod tidy" "It fetches through the Go module proxy." golang mod tidy
+    local module=$1/etcd-module
+    mkdir "$module"
+    printf 'module tailwater.invalid/etcd\n\ngo 1.26.0\n' >"$module/go.mod"
+    printf '//go:build tools\n\npackage etcd\n\nimport _ "go.etcd.io/etcd/server/v3"\n' >"$module/tools.go"
+    quietly "go get of etcd" "It fetches through the Go module proxy." golang "$module" get "go.etcd.io/etcd/server/v3@$etcd_version"
+    quietly "go mod tidy" "It fetches through the Go module proxy." golang "$module" mod tidy
     quietly "go build of etcd" "Look at the lines above." \
-        golang build -trimpath -ldflags '-s -w' -o "$1/etcd" go.etcd.io/etcd/server/v3
-    cd "$1"
-    rm -r "$1/etcd-module"
+        golang "$module" build -trimpath -ldflags '-s -w' -o "$1/etcd" go.etcd.io/etcd/server/v3
+    rm -r "$module"
 }
 
 # `go install` refuses a module with exclude lines, so a module of ours repeats them.
 make_compose() {
-    local package=github.com/docker/compose/v2 definition
+    local package=github.com/docker/compose/v2 module=$1/module definition
     definition=$(module_file "$package@$compose_version" GoMod)
-    mkdir "$1/module"
-    cd "$1/module"
+    mkdir "$module"
     {
         printf 'module tailwater.invalid/compose\n\n'
         grep '^go ' "$definition"
         sed -n '/^exclude (/,/^)/p' "$definition"
-    } >go.mod
-    printf '//go:build tools\n\npackage compose\n\nimport _ "%s/cmd"\n' "$package" >tools.go
-    quietly "go get of Docker Compose" "It fetches through the Go module proxy." golang get "$package@$compose_version"
-    quietly "go mod tidy" "It fetches through the Go module proxy." golang mod tidy
-    quietly "go build of Docker Compose" "Look at the lines above." golang build -trimpath \
+    } >"$module/go.mod"
+    printf '//go:build tools\n\npackage compose\n\nimport _ "%s/cmd"\n' "$package" >"$module/tools.go"
+    quietly "go get of Docker Compose" "It fetches through the Go module proxy." golang "$module" get "$package@$compose_version"
+    quietly "go mod tidy" "It fetches through the Go module proxy." golang "$module" mod tidy
+    quietly "go build of Docker Compose" "Look at the lines above." golang "$module" build -trimpath \
         -ldflags "-s -w -X $package/internal.Version=$compose_version" -o "$1/docker-compose" "$package/cmd"
-    cd "$1"
-    rm -r "$1/module"
+    rm -r "$module"
 }
 
 fetch_quick_tools() {
