@@ -11,6 +11,19 @@
 //!
 //! The batch is sealed once, so that every attempt sends the same bytes, and let go only when it is decided. A flush
 //! that is cut off anywhere and called again, or never again, changes nothing.
+//!
+//! **Offsets without records.** Transaction markers and aborted records take offsets that no line shows. A link covers
+//! them when they lie between its records or were passed before it was closed; those passed afterwards are covered by
+//! the next link, which begins at the head whatever its first record is. No object is written for them alone. But the
+//! group may commit an offset *beyond* the head, and then remembers the head along with it: [`Remembered`].
+//!
+//! Suppose the chain is found to end at head *h*, the group has committed *c > h*, and retention has deleted everything
+//! below *c*. Were there records between *h* and *c*? The worker commits *c* only when every record below *c* is
+//! stored, and when it did so the head was the one remembered beside *c*. If that was *h*, every stored record lies
+//! below *h*, so between *h* and *c* there was none: the next link may cover the range, and nothing was lost. If it was
+//! another one, links have vanished from the store since; then the records from *h* on are asked for again, and when
+//! the topic no longer has them the partition stops. It stops as well when the topic begins beyond *c*: nobody can say
+//! what was there.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -97,14 +110,18 @@ impl<S: Objects> Sink for ArchiveSink<S> {
         let layout = Layout::new(&self.spec.prefix, partition.topic.clone(), partition.partition);
         let links = Links { store: self.store.clone(), layout };
         let origin = self.origin(partition)?;
-        let hint = committed.and_then(|committed| Place::parse(&committed.metadata));
+        let remembered = committed.and_then(|committed| Remembered::parse(&committed.metadata));
+        let hint = remembered.map(|remembered| remembered.last);
         let end = links.find(origin, hint).await.map_err(Error::from)?;
-        tracing::debug!(%partition, head = %end.head, last = %end.last, "chain found");
-        if let Some(committed) = committed.filter(|committed| committed.offset > end.head.start) {
+        let beyond = committed.map(|committed| committed.offset).filter(|c| *c > end.head.start);
+        let is_empty = remembered.and_then(|remembered| remembered.head) == Some(end.head.start);
+        let next = beyond.filter(|_| is_empty).unwrap_or(end.head.start);
+        tracing::debug!(%partition, head = %end.head, last = %end.last, next, "chain found");
+        if let Some(committed) = beyond.filter(|_| !is_empty) {
             // What was committed once stood here, so somebody has taken objects away. As far as the topic still
             // holds their records, they are archived again.
             tracing::warn!(
-                %partition, committed = committed.offset, head = %end.head,
+                %partition, committed, head = %end.head,
                 "the archive ends before what the group has committed; objects are missing"
             );
         }
@@ -114,10 +131,38 @@ impl<S: Objects> Sink for ArchiveSink<S> {
             limits: self.spec.segment,
             writer: self.writer.clone(),
             end,
+            next,
             batch: None,
             line: Vec::new(),
         };
-        Ok((writer, end.head.start))
+        Ok((writer, next))
+    }
+}
+
+/// What the group remembers beside an offset: `2026-09-21/750000 head 761234`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Remembered {
+    /// The last link there was: a hint of where to look for the head.
+    last: Place,
+    /// Where the head was.
+    head: Option<i64>,
+}
+
+impl std::fmt::Display for Remembered {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.last.fmt(f)?;
+        self.head.map_or(Ok(()), |head| write!(f, " head {head}"))
+    }
+}
+
+impl Remembered {
+    /// Reads what `Display` prints; what only resembles it is nothing.
+    fn parse(text: &str) -> Option<Self> {
+        let (last, head) = match text.split_once(" head ") {
+            Some((last, head)) => (last, Some(head.parse().ok()?)),
+            None => (text, None),
+        };
+        Some(Self { last: Place::parse(last)?, head })
     }
 }
 
@@ -130,6 +175,8 @@ pub struct ArchiveWriter<S = Store> {
     writer: String,
     /// The end of the chain, as far as we know.
     end: End,
+    /// No record below this is still to be stored: the head, or beyond it where there are none.
+    next: i64,
     batch: Option<Batch>,
     /// Memory for one line.
     line: Vec<u8>,
@@ -203,14 +250,21 @@ impl<S: Objects> Writer for ArchiveWriter<S> {
 
     async fn flush(&mut self, next: i64) -> Result<Flushed, SinkError> {
         let resume = match self.batch.as_mut().map(Batch::seal) {
-            None => Resume::Continue,
-            Some(sealed) => self.claim(&sealed, next).await.map_err(Error::from)?,
+            None => {
+                self.next = self.next.max(next);
+                Resume::Continue
+            }
+            Some(sealed) => {
+                let resume = self.claim(&sealed, next).await.map_err(Error::from)?;
+                self.next = self.end.head.start;
+                resume
+            }
         };
         self.batch = None;
-        // The group commits the head, and the last link as a hint of where to look for it.
+        let remembered = Remembered { last: self.end.last, head: Some(self.end.head.start) };
         Ok(Flushed {
-            next: self.end.head.start,
-            metadata: self.end.last.to_string(),
+            next: self.next,
+            metadata: remembered.to_string(),
             resume,
             rejected: Vec::new(),
         })
@@ -295,6 +349,19 @@ impl<S: Objects> ArchiveWriter<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_group_remembers_is_read_back() {
+        let last = Place { start: 7, dt: Day::of_ms(0) };
+        for (head, text) in [(None, "1970-01-01/7"), (Some(12), "1970-01-01/7 head 12")] {
+            let remembered = Remembered { last, head };
+            assert_eq!(remembered.to_string(), text);
+            assert_eq!(Remembered::parse(text), Some(remembered));
+        }
+        for text in ["", "nonsense", "1970-01-01/7 head x", "1970-01-01/7 head 12 "] {
+            assert_eq!(Remembered::parse(text), None, "{text}");
+        }
+    }
 
     #[test]
     fn a_timestamp_from_the_far_future_moves_the_day_by_one_at_most() {

@@ -65,6 +65,9 @@ pub trait Writer: Send + 'static {
 
     /// Makes everything pushed durable. `next` is the position after the last record consumed, whether it was
     /// pushed, rejected or a control record.
+    ///
+    /// It may be called with nothing pushed, when only offsets without records were passed. Then nothing needs to be
+    /// written: the answer is `next`, and what `open` wants to know when it is given that back.
     fn flush(&mut self, next: i64) -> impl Future<Output = Result<Flushed, SinkError>> + Send;
 }
 

@@ -15,6 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::server;
+use crate::topic::Topic;
 
 #[tokio::test]
 async fn every_server_lets_exactly_one_writer_create_an_object() {
@@ -219,6 +220,53 @@ async fn a_write_that_was_cut_off_half_way_stores_nothing_and_is_repeated() {
         assert_eq!(flushed.next, 200, "{name}");
         assert_eq!(Archive { store: direct }.held().await.len(), 200, "{name}");
     }
+}
+
+/// The whole way from a topic: what the group remembers is what tells markers from records here.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_retention_emptied_while_nobody_looked_is_archived_on() {
+    let (_, endpoint) = server::all().remove(0);
+    let store = server::bucket(&endpoint).await;
+    let topic = Topic::create().await;
+    topic.transaction(0..10, true);
+    let archived = async || {
+        let objects = read::list(&store, "", &topic.name).await.expect("lists");
+        assert_eq!(read::breaks(&objects), []);
+        let mut offsets = Vec::new();
+        for object in &objects {
+            for text in read::lines(&store, &object.key).await.expect("reads") {
+                offsets.push(line::read(&text).expect("a line").1.offset);
+            }
+        }
+        offsets
+    };
+    let worker = topic.archive(&store);
+    topic.until("the last marker", || topic.committed() == Some(11)).await;
+    // An aborted transaction leaves a marker and nothing to store.
+    topic.transaction(10..12, false);
+    topic.until("its marker", || topic.committed() == Some(14)).await;
+    worker.drain().await;
+    assert_eq!(archived().await, (0..10).collect::<Vec<_>>());
+
+    topic.forget(14).await;
+    let worker = topic.archive(&store);
+    topic.until("ready", || worker.health.check().is_ok()).await;
+    topic.transaction(20..22, true);
+    topic.until("the marker", || topic.committed() == Some(17)).await;
+    worker.drain().await;
+    assert_eq!(archived().await, (0..10).chain(14..16).collect::<Vec<_>>());
+
+    // Records that nobody has seen are another matter.
+    topic.transaction(30..33, true);
+    topic.forget(20).await;
+    let worker = topic.archive(&store);
+    topic
+        .until("not ready", || {
+            let reasons = worker.health.check().err().unwrap_or_default();
+            reasons.iter().any(|reason| reason.contains("17 to 19"))
+        })
+        .await;
+    worker.drain().await;
 }
 
 #[tokio::test]

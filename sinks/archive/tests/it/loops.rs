@@ -65,6 +65,7 @@ async fn one_world(seed: u64) {
     sleep(Duration::from_secs(600)).await;
     memory.state().faults = 0.0;
     let (_, start) = sink(&memory).open(&partition(), None).await.expect("opens");
+    // The last offset holds a record, so no more than that was passed.
     assert_eq!(start, LOG);
     assert_one_chain(&memory, &log);
 }
@@ -142,9 +143,16 @@ impl Rival {
                 let pause = self.random.random_range(1..60);
                 sleep(Duration::from_secs(pause)).await;
             }
-            let Some(flushed) = self.flush(&mut writer, &mut end).await else { return false };
+            let Some(mut flushed) = self.flush(&mut writer, &mut end).await else { return false };
             if flushed.resume == Resume::Continue {
                 assert_eq!(flushed.next, end);
+                // Then control records are passed and nothing else.
+                if self.random.random_bool(0.3) {
+                    let following = self.log.iter().find(|record| record.offset >= end);
+                    end = following.map_or(LOG, |record| record.offset);
+                    flushed = writer.flush(end).await.expect("nothing is stored");
+                    assert_eq!((flushed.next, flushed.resume), (end, Resume::Continue));
+                }
             }
             next = flushed.next;
             if self.random.random_bool(0.8) {
@@ -317,6 +325,67 @@ async fn an_archive_that_lost_its_last_objects_is_continued_where_it_ends() {
     push(&mut writer, 10..15);
     writer.flush(15).await.expect("stored");
     assert_one_chain(&memory, &(0..15).map(record).collect::<Vec<_>>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn offsets_without_records_are_passed_and_the_next_link_covers_them() {
+    let memory = Memory::new(1);
+    let (mut writer, _) = sink(&memory).open(&partition(), None).await.expect("opens");
+    push(&mut writer, 0..5);
+    writer.flush(5).await.expect("stored");
+    let flushed = writer.flush(7).await.expect("nothing to store");
+    assert_eq!((flushed.next, flushed.resume), (7, Resume::Continue));
+    let objects = memory.state().objects.len();
+    let committed = Committed { offset: 7, metadata: flushed.metadata };
+    let (mut writer, start) =
+        sink(&memory).open(&partition(), Some(&committed)).await.expect("opens");
+    assert_eq!(start, 7, "what lies between the head and 7 is known to be no record");
+    let flushed = writer.flush(9).await.expect("nothing to store");
+    assert_eq!((flushed.next, memory.state().objects.len()), (9, objects));
+    push(&mut writer, 9..12);
+    writer.flush(12).await.expect("stored");
+    let records: Vec<_> = (0..5).chain(9..12).map(record).collect();
+    assert_one_chain(&memory, &records);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_offset_beyond_the_head_is_believed_only_while_the_head_is_the_one_remembered() {
+    let memory = Memory::new(1);
+    let (mut writer, _) = sink(&memory).open(&partition(), None).await.expect("opens");
+    for start in [0, 5] {
+        push(&mut writer, start..start + 5);
+        writer.flush(start + 5).await.expect("stored");
+    }
+    let metadata = writer.flush(12).await.expect("nothing to store").metadata;
+    let committed = Committed { offset: 12, metadata };
+    let start = async || {
+        let opened = sink(&memory).open(&partition(), Some(&committed)).await;
+        opened.map(|(_, start)| start).expect("opens")
+    };
+    assert_eq!(start().await, 12);
+    let old = Committed { metadata: "2023-11-14/5".into(), ..committed.clone() };
+    let opened = sink(&memory).open(&partition(), Some(&old)).await;
+    assert_eq!(opened.expect("opens").1, 10, "nothing is said of the head");
+    let lost: Vec<_> = {
+        let mut state = memory.state();
+        let lost = state.objects.extract_if(.., |key, _| key.contains("0000000005"));
+        lost.collect()
+    };
+    assert_eq!(start().await, 5, "a link has vanished, so its records are asked for again");
+    memory.state().objects.extend(lost);
+    push(&mut writer, 12..14);
+    writer.flush(14).await.expect("stored");
+    assert_eq!(start().await, 14, "the chain has gone on since");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_marker_before_the_first_record_of_all_is_passed_too() {
+    let memory = Memory::new(1);
+    let (mut writer, _) = sink(&memory).open(&partition(), None).await.expect("opens");
+    let flushed = writer.flush(3).await.expect("nothing to store");
+    let committed = Committed { offset: flushed.next, metadata: flushed.metadata };
+    let (_, start) = sink(&memory).open(&partition(), Some(&committed)).await.expect("opens");
+    assert_eq!((start, memory.state().objects.len()), (3, 0));
 }
 
 #[tokio::test]

@@ -4,3 +4,4 @@ mod careless;
 mod live;
 mod loops;
 mod server;
+mod topic;
