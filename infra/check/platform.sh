@@ -15,6 +15,8 @@ source "$native/parts.sh"
 source "$platform/parts.sh"
 source "$platform/overlays.sh"
 source "$platform/cluster.sh"
+source "$platform/engine.sh"
+source "$platform/images.sh"
 
 overlays=(dev kind prod)
 rendered=$TAILWATER_WORLD/rendered
@@ -32,6 +34,8 @@ quick() {
     names
     step "Rules and dashboard"
     rules
+    step "Compose files and Dockerfile"
+    compose_files
 }
 
 rules() {
@@ -56,6 +60,22 @@ exposed() {
     if "$bin/tailwater" config metrics >"$list" 2>/dev/null; then echo "$list"; fi
 }
 
+compose_files() {
+    local file
+    quietly hadolint "Look at the lines above." hadolint "$root/infra/image/Dockerfile"
+    python "$platform/compose.py" "$root" || die "The compose file does not keep its promises."
+    if go_is_new; then
+        fetch "compose-parser-$compose_parser_version" make_compose_parser
+        for file in compose.yaml "compose.yaml $root/infra/compose.s3-embedded.yaml"; do
+            # shellcheck disable=SC2086 # two files are two words
+            quietly "the compose parser" "Look at the lines above." "$(part "compose-parser-$compose_parser_version")/compose-parser" $root/infra/$file
+        done
+        say "  the compose parser takes both forms"
+    else
+        say "  Go 1.24 is not installed: the compose parser did not run"
+    fi
+}
+
 cluster() {
     step "Kubernetes API server"
     go_is_new || die "the API server is built with Go 1.26 or newer, and it is not installed."
@@ -71,7 +91,7 @@ cluster() {
 
 [[ $# = 1 ]] || die "usage: platform.sh quick|cluster|images|all"
 lock_platform() {
-    mkdir -p "$TAILWATER_WORLD"
+    mkdir -p "$TAILWATER_WORLD" "$logs" "$data"
     exec 9>"$TAILWATER_WORLD/lock"
     flock -n 9 || die "another platform check is running in $TAILWATER_WORLD; wait until it is done."
 }
@@ -79,9 +99,11 @@ lock_platform
 case $1 in
     quick) quick ;;
     cluster) cluster ;;
+    images) images ;;
     all)
         quick
         cluster
+        images
         ;;
     *) die "\`$1\` is none of quick, cluster, images, all" ;;
 esac
