@@ -10,11 +10,11 @@
 //!   gives the same numbers and a resume can skip exactly what is durable.
 //! * All records of one change (the delete, the tombstone and the create of a moved key) are added together, so
 //!   [`Capture::at`] never points between them.
-//! * Nothing passes silently: a change that has no place to go is an error.
+//! * Nothing passes silently: a change that has no place to go is an error, one that was given up is counted.
 
 use std::collections::HashMap;
 
-use tailwater_topics_contract::{Lsn, PipelineName, Position, Registrations, Seq, TableName};
+use tailwater_topics_contract::{Lsn, PipelineName, Position, Registrations, Seq};
 
 use crate::batch::Batch;
 use crate::encode::{Images, Origin, RowError};
@@ -87,14 +87,6 @@ pub enum Error {
     /// An outbox row that cannot be written.
     #[error(transparent)]
     Outbox(#[from] OutboxError),
-    /// An outbox is insert-only.
-    #[error(
-        "outbox table `{table}` was changed by something else than an insert; publish it with `publish = 'insert'`"
-    )]
-    OutboxChanged {
-        /// The table.
-        table: TableName,
-    },
     /// A logical message, which has no route in this version.
     #[error("a logical message with prefix `{prefix}` has no route")]
     LogicalMessage {
@@ -110,6 +102,18 @@ pub enum Error {
         expected: Lsn,
         /// What came.
         found: Lsn,
+    },
+    /// The transaction of which a part is in Kafka ended before that part did: it is not the one that was written.
+    #[error(
+        "the transaction at {commit_lsn} has {found} changes, but {expected} of them are in Kafka already; the slot does not decode what it decoded before"
+    )]
+    InFlightShort {
+        /// Its commit LSN.
+        commit_lsn: Lsn,
+        /// Changes that are durable.
+        expected: u64,
+        /// Changes that came now.
+        found: u64,
     },
     /// The epoch has no numbers left.
     #[error("the sequence is used up; a resync begins a new epoch")]
@@ -128,6 +132,7 @@ pub struct Capture {
     pending: Option<Position>,
     open: Option<Open>,
     unchanged: Vec<usize>,
+    given_up: u64,
 }
 
 /// The open transaction.
@@ -157,6 +162,7 @@ impl Capture {
             pending: resume.in_flight,
             open: None,
             unchanged: Vec::new(),
+            given_up: 0,
         })
     }
 
@@ -221,6 +227,12 @@ impl Capture {
         Resume { seq: self.seq, position: self.position, in_flight }
     }
 
+    /// Changes that were decoded and went nowhere because that was asked for: rows of removed topics, and what is
+    /// not an insert in an outbox.
+    pub fn given_up(&self) -> u64 {
+        self.given_up
+    }
+
     /// Whether a transaction is open.
     pub fn is_inside_transaction(&self) -> bool {
         self.open.is_some()
@@ -267,7 +279,14 @@ impl Capture {
         if open.commit_lsn != commit_lsn {
             return Err(Error::Order { message: "Commit" });
         }
-        if self.pending.is_some_and(|pending| pending.commit_lsn == commit_lsn) {
+        if let Some(pending) = self.pending.filter(|pending| pending.commit_lsn == commit_lsn) {
+            if open.ordinal < pending.ordinal {
+                return Err(Error::InFlightShort {
+                    commit_lsn,
+                    expected: pending.ordinal,
+                    found: open.ordinal,
+                });
+            }
             self.pending = None;
         }
         self.position = self.position.max(end_lsn);
@@ -298,12 +317,16 @@ impl Capture {
         match (route, op, new) {
             (Route::Table(route), _, _) => writer.row(route, op, old, new)?,
             (Route::Outbox(outbox), b'c', Some(new)) => {
+                let Some(topic) = outbox.topic(new)? else {
+                    self.given_up += 1;
+                    return Ok(Step::Inside);
+                };
                 let seq = writer.next_seq()?;
-                outbox.event(new, position, seq, writer.out)?;
+                outbox.event(topic, new, position, seq, writer.out)?;
             }
-            (Route::Outbox(outbox), ..) => {
-                return Err(Error::OutboxChanged { table: outbox.table().clone() });
-            }
+            // An event is what was inserted; housekeeping in the table afterwards is no event. The publication
+            // holds these back anyway, unless somebody altered it.
+            (Route::Outbox(_) | Route::GivenUp, ..) => self.given_up += 1,
             (Route::Heartbeat, ..) => {}
             (Route::Undeclared(table), ..) => {
                 return Err(RouteError::Undeclared { table: table.clone() }.into());
@@ -328,9 +351,7 @@ impl Capture {
             };
             match route {
                 Route::Table(route) => writer.truncate(route)?,
-                Route::Outbox(outbox) => {
-                    return Err(Error::OutboxChanged { table: outbox.table().clone() });
-                }
+                Route::Outbox(_) | Route::GivenUp => self.given_up += 1,
                 Route::Heartbeat => {}
                 Route::Undeclared(table) => {
                     return Err(RouteError::Undeclared { table: table.clone() }.into());

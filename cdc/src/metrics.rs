@@ -1,38 +1,66 @@
-//! Names of what the reader measures.
+//! What the reader measures.
 
-use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
+use tailwater_runtime::Metric;
 
-/// Row changes decoded, captured or not.
+/// Row changes decoded.
 pub const ROWS: &str = "tailwater_cdc_rows_total";
-/// Records in committed Kafka transactions, without progress records.
+/// Of those, given up on request.
+pub const GIVEN_UP: &str = "tailwater_cdc_given_up_total";
+/// Records committed.
 pub const RECORDS: &str = "tailwater_cdc_records_total";
-/// Bytes of keys, values and headers of those records.
+/// Their bytes.
 pub const BYTES: &str = "tailwater_cdc_bytes_total";
-/// Committed Kafka transactions.
+/// Kafka transactions.
 pub const TRANSACTIONS: &str = "tailwater_cdc_kafka_transactions_total";
-/// Postgres transactions seen to their end.
+/// Postgres transactions.
 pub const COMMITS: &str = "tailwater_cdc_postgres_transactions_total";
-/// Bytes of WAL between the server's end and what is durable.
+/// Distance to the server's end.
 pub const LAG_BYTES: &str = "tailwater_cdc_lag_bytes";
-/// What is durable and confirmed to the slot, as a number.
+/// Age of the oldest WAL that is not durable.
+pub const LAG_SECONDS: &str = "tailwater_cdc_lag_seconds";
+/// What the slot may forget.
 pub const CONFIRMED_LSN: &str = "tailwater_cdc_confirmed_lsn";
-/// From a commit in Postgres to the commit in Kafka, for the oldest transaction of each batch.
+/// Latency.
 pub const COMMIT_TO_BROKER: &str = "tailwater_cdc_commit_to_broker_seconds";
-/// Time a stage took, with the label `stage`: `capture`, `send`, `deliver`, `commit`.
+/// Time of a stage.
 pub const STAGE: &str = "tailwater_cdc_stage_seconds";
-/// Sessions begun: first start, reconnects.
+/// Starts of the stream.
 pub const SESSIONS: &str = "tailwater_cdc_sessions_total";
+/// WAL kept for the slot.
+pub const RETAINED_BYTES: &str = "tailwater_cdc_slot_retained_bytes";
+/// WAL until the slot is lost.
+pub const BUDGET_BYTES: &str = "tailwater_cdc_slot_budget_bytes";
 
-/// Tells the exporter what the names mean.
-pub fn describe() {
-    describe_counter!(ROWS, Unit::Count, "row changes decoded");
-    describe_counter!(RECORDS, Unit::Count, "records committed to Kafka");
-    describe_counter!(BYTES, Unit::Bytes, "bytes of records committed to Kafka");
-    describe_counter!(TRANSACTIONS, Unit::Count, "Kafka transactions committed");
-    describe_counter!(COMMITS, Unit::Count, "Postgres transactions read");
-    describe_gauge!(LAG_BYTES, Unit::Bytes, "WAL not yet durable in Kafka");
-    describe_gauge!(CONFIRMED_LSN, "LSN that the slot may forget");
-    describe_histogram!(COMMIT_TO_BROKER, Unit::Seconds, "commit in Postgres to commit in Kafka");
-    describe_histogram!(STAGE, Unit::Seconds, "time per stage and Kafka transaction");
-    describe_counter!(SESSIONS, Unit::Count, "starts of the stream");
-}
+/// All of them.
+pub const ALL: &[Metric] = &[
+    Metric::counter(ROWS, &[], "row changes decoded"),
+    Metric::counter(
+        GIVEN_UP,
+        &[],
+        "changes that went nowhere on request: rows of removed topics, housekeeping in outbox tables",
+    ),
+    Metric::counter(RECORDS, &[], "records in committed Kafka transactions, without progress"),
+    Metric::counter(BYTES, &[], "bytes of keys, values and headers of those records"),
+    Metric::counter(TRANSACTIONS, &[], "Kafka transactions committed"),
+    Metric::counter(COMMITS, &[], "Postgres transactions read to their end"),
+    Metric::gauge(LAG_BYTES, &[], "WAL between the server's end and what is durable in Kafka"),
+    Metric::gauge(
+        LAG_SECONDS,
+        &[],
+        "how long there has been WAL that is not durable in Kafka; 0 when there is none",
+    ),
+    Metric::gauge(CONFIRMED_LSN, &[], "LSN up to which the slot may forget, as a number"),
+    Metric::histogram(
+        COMMIT_TO_BROKER,
+        &[],
+        "from a commit in Postgres to the commit in Kafka, for the oldest transaction of each batch",
+    ),
+    Metric::histogram(STAGE, &["stage"], "time a stage took for one Kafka transaction"),
+    Metric::counter(SESSIONS, &[], "starts of the stream: the first one and every reconnect"),
+    Metric::gauge(RETAINED_BYTES, &[], "WAL that Postgres keeps because the slot needs it"),
+    Metric::gauge(
+        BUDGET_BYTES,
+        &[],
+        "WAL that may still be written before Postgres gives the slot up; absent without `max_slot_wal_keep_size`",
+    ),
+];

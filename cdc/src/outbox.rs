@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::value::RawValue;
 use tailwater_topics_contract::{PipelineName, Position, Seq, TableName, TopicName, header};
 
 use crate::batch::Batch;
@@ -9,8 +10,8 @@ use crate::encode::RowError;
 use crate::pgoutput::{Cell, RelationMessage, Tuple};
 use crate::value::{self, Form};
 
-/// Columns of an outbox table that we read, in the order of [`Place`].
-const COLUMNS: [&str; 11] = [
+/// Columns of an outbox table that we read, in the order of [`Place`]. An older table may lack the last.
+const COLUMNS: [&str; 12] = [
     "id",
     "created_at",
     "aggregate_type",
@@ -22,6 +23,7 @@ const COLUMNS: [&str; 11] = [
     "correlation_id",
     "causation_id",
     "traceparent",
+    "event_version",
 ];
 
 #[derive(Clone, Copy)]
@@ -37,7 +39,11 @@ enum Place {
     CorrelationId,
     CausationId,
     Traceparent,
+    EventVersion,
 }
+
+/// Begins the name of a header of the row's own that would otherwise pass for one of ours.
+const OWN: &str = "own-";
 
 /// An outbox row that cannot become an event.
 #[derive(Debug, thiserror::Error)]
@@ -70,16 +76,13 @@ pub enum OutboxError {
         /// The aggregate type.
         aggregate: String,
     },
-    /// The row's own headers are no JSON object.
-    #[error("an event in `{table}` has `headers` that are not a JSON object")]
-    Headers {
-        /// The table.
-        table: TableName,
-    },
     /// A value that cannot be written.
     #[error(transparent)]
     Row(#[from] RowError),
 }
+
+/// The cells of [`COLUMNS`] in one row; null is `None`.
+type Cells<'a> = [Option<&'a [u8]>; COLUMNS.len()];
 
 /// How the rows of one outbox table become events.
 #[derive(Debug)]
@@ -88,36 +91,46 @@ pub struct Outbox {
     /// `/<pipeline>/`, before the aggregate type.
     source: String,
     /// Where each of [`COLUMNS`] stands in the row.
-    columns: [usize; COLUMNS.len()],
+    columns: [Option<usize>; COLUMNS.len()],
     column_count: usize,
-    topics: BTreeMap<String, TopicName>,
+    /// `None`: the topic was removed, and its events are given up.
+    topics: BTreeMap<String, Option<TopicName>>,
 }
 
 impl Outbox {
     /// Prepares a relation. `topics` are the topics of the table by aggregate type.
     pub fn compile(
         relation: &RelationMessage,
-        topics: BTreeMap<String, TopicName>,
+        topics: BTreeMap<String, Option<TopicName>>,
         pipeline: &PipelineName,
     ) -> Result<Self, OutboxError> {
         let table = TableName { schema: relation.schema.clone(), table: relation.name.clone() };
-        let mut columns = [0; COLUMNS.len()];
+        let mut columns = [None; COLUMNS.len()];
         for (place, column) in columns.iter_mut().zip(COLUMNS) {
-            let found = relation.columns.iter().position(|c| c.name == column);
-            *place = found.ok_or_else(|| OutboxError::NoColumn { table: table.clone(), column })?;
+            *place = relation.columns.iter().position(|c| c.name == column);
+            if place.is_none() && column != COLUMNS[Place::EventVersion as usize] {
+                return Err(OutboxError::NoColumn { table, column });
+            }
         }
         let source = format!("/{pipeline}/");
         Ok(Self { table, source, columns, column_count: relation.columns.len(), topics })
     }
 
-    /// The table.
-    pub fn table(&self) -> &TableName {
-        &self.table
+    /// Where the event of a row goes; `None` when its topic was removed.
+    pub fn topic(&self, row: &Tuple<'_>) -> Result<Option<&TopicName>, OutboxError> {
+        let cells = self.cells(row)?;
+        let aggregate = self.aggregate(&cells)?;
+        let topic = self.topics.get(aggregate).ok_or_else(|| OutboxError::NoTopic {
+            table: self.table.clone(),
+            aggregate: aggregate.to_owned(),
+        })?;
+        Ok(topic.as_ref())
     }
 
     /// Adds the event of a row.
     pub fn event(
         &self,
+        topic: &TopicName,
         row: &Tuple<'_>,
         position: Position,
         seq: Seq,
@@ -125,16 +138,8 @@ impl Outbox {
     ) -> Result<(), OutboxError> {
         let cells = self.cells(row)?;
         let get = |place: Place| cells[place as usize];
-        let need = |place: Place| {
-            let column = COLUMNS[place as usize];
-            get(place).ok_or_else(|| OutboxError::Null { table: self.table.clone(), column })
-        };
-        let aggregate = need(Place::AggregateType)?;
-        let aggregate = self.checked(aggregate, Place::AggregateType)?;
-        let topic = self.topics.get(aggregate).ok_or_else(|| OutboxError::NoTopic {
-            table: self.table.clone(),
-            aggregate: aggregate.to_owned(),
-        })?;
+        let need = |place: Place| self.need(&cells, place);
+        let aggregate = self.aggregate(&cells)?;
         let subject = need(Place::AggregateId)?;
         let payload = need(Place::Payload)?;
 
@@ -165,6 +170,7 @@ impl Outbox {
             (header::TRACEPARENT, Place::Traceparent),
             (header::CORRELATION_ID, Place::CorrelationId),
             (header::CAUSATION_ID, Place::CausationId),
+            (header::CE_EVENT_VERSION, Place::EventVersion),
         ];
         for (name, place) in optional {
             if let Some(text) = get(place) {
@@ -173,14 +179,14 @@ impl Outbox {
         }
         place_headers(position, seq, batch);
         if let Some(headers) = get(Place::Headers) {
-            self.own_headers(headers, batch)?;
+            own_headers(headers, batch);
         }
         batch.push(topic, None, Some(key), Some(value));
         Ok(())
     }
 
     /// The cells of [`COLUMNS`]; null is `None`.
-    fn cells<'a>(&self, row: &Tuple<'a>) -> Result<[Option<&'a [u8]>; COLUMNS.len()], RowError> {
+    fn cells<'a>(&self, row: &Tuple<'a>) -> Result<Cells<'a>, RowError> {
         if row.column_count() != self.column_count {
             return Err(RowError::ColumnCount {
                 table: self.table.clone(),
@@ -190,7 +196,7 @@ impl Outbox {
         }
         let mut cells = [None; COLUMNS.len()];
         for (at, cell) in row.cells().enumerate() {
-            if let Some(place) = self.columns.iter().position(|column| *column == at)
+            if let Some(place) = self.columns.iter().position(|column| *column == Some(at))
                 && let Cell::Text(text) = cell
             {
                 cells[place] = Some(text);
@@ -206,20 +212,39 @@ impl Outbox {
         })
     }
 
-    /// The row's own headers: texts as they are, anything else as its JSON.
-    fn own_headers(&self, headers: &[u8], batch: &mut Batch) -> Result<(), OutboxError> {
-        // A JSON null, as some libraries write for "none", is none.
-        let headers: Option<BTreeMap<String, serde_json::Value>> = serde_json::from_slice(headers)
-            .map_err(|_| OutboxError::Headers { table: self.table.clone() })?;
-        for (name, value) in headers.into_iter().flatten() {
-            let start = batch.bytes();
-            match value {
-                serde_json::Value::String(text) => batch.arena().extend_from_slice(text.as_bytes()),
-                other => batch.arena().extend_from_slice(other.to_string().as_bytes()),
-            }
+    fn aggregate<'a>(&self, cells: &Cells<'a>) -> Result<&'a str, OutboxError> {
+        Ok(self.checked(self.need(cells, Place::AggregateType)?, Place::AggregateType)?)
+    }
+
+    fn need<'a>(&self, cells: &Cells<'a>, place: Place) -> Result<&'a [u8], OutboxError> {
+        let column = COLUMNS[place as usize];
+        cells[place as usize].ok_or_else(|| OutboxError::Null { table: self.table.clone(), column })
+    }
+}
+
+/// The row's own headers: texts as they are, anything else as its JSON.
+///
+/// A row in the log cannot be mended any more, so nothing here is an error. A name that is one of ours is carried
+/// behind [`OWN`], and what is no object at all is carried whole under one name.
+fn own_headers(headers: &[u8], batch: &mut Batch) {
+    // A JSON null, as some libraries write for "none", is none.
+    let read: Result<Option<BTreeMap<String, &RawValue>>, _> = serde_json::from_slice(headers);
+    let Ok(read) = read else {
+        let start = batch.bytes();
+        batch.arena().extend_from_slice(headers);
+        return batch.own_header(&format!("{OWN}headers"), start);
+    };
+    for (name, value) in read.into_iter().flatten() {
+        let start = batch.bytes();
+        match serde_json::from_str::<String>(value.get()) {
+            Ok(text) => batch.arena().extend_from_slice(text.as_bytes()),
+            Err(_) => batch.arena().extend_from_slice(value.get().as_bytes()),
+        }
+        if header::is_ours(&name) {
+            batch.own_header(&format!("{OWN}{name}"), start);
+        } else {
             batch.own_header(&name, start);
         }
-        Ok(())
     }
 }
 

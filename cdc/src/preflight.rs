@@ -62,8 +62,8 @@ impl Declared {
     /// What is registered.
     pub fn in_registrations(registrations: &Registrations) -> Self {
         Self::new(
-            registrations.topics.values().map(|topic| &topic.spec),
-            registrations.sinks.values().map(|sink| &sink.spec),
+            registrations.written().map(|topic| &topic.spec),
+            registrations.standing_sinks().map(|sink| &sink.spec),
         )
     }
 

@@ -11,6 +11,7 @@
 //! * A session that ends for a passing reason is followed by a fresh one, from fencing onwards. Nothing is
 //!   carried over but the configuration: what is durable stands in the log.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::RecvTimeoutError;
@@ -29,6 +30,7 @@ use crate::batch::Batch;
 use crate::capture::{self, Capture, SourceName, Step};
 use crate::config::{Config, Limits};
 use crate::error::Error;
+use crate::outbox::OutboxError;
 use crate::preflight::{self, Declared, Finding, Severity};
 use crate::progress::{Progress, Record};
 use crate::publish::Publisher;
@@ -53,6 +55,9 @@ const SETTLED: Duration = Duration::from_secs(30);
 
 /// Between two looks at a slot that another connection reads.
 const SLOT_LOOK: Duration = Duration::from_millis(500);
+
+/// Between two looks at what the slot costs the server.
+const SLOT_COST_LOOK: Duration = Duration::from_secs(10);
 
 /// How long registrations and publications may disagree before the start is refused, and between two looks.
 const SETTLE_WAIT: Duration = Duration::from_secs(15);
@@ -79,14 +84,49 @@ pub async fn run(
     health: Health,
 ) -> Result<(), Error> {
     config.check()?;
-    names::describe();
+    tailwater_runtime::describe(names::ALL);
+    tokio::select! {
+        ended = sessions(&config, &mut registrations, &shutdown, &health) => ended,
+        never = watch_slot(&config) => match never {},
+    }
+}
+
+/// Says what the slot costs the server, on a connection of its own, so that it is known while the stream is down
+/// and the WAL piles up.
+async fn watch_slot(config: &Config) -> Infallible {
+    let application = format!("tailwater {} watch", config.pipeline);
+    let slot = config.pipeline.slot();
+    loop {
+        if let Ok(mut connection) =
+            Connection::open(&config.postgres, &application, Mode::Sql).await
+        {
+            while let Ok(cost) = slot::cost(&mut connection, &slot).await {
+                if let Some(cost) = cost {
+                    metrics::gauge!(names::RETAINED_BYTES).set(cost.retained as f64);
+                }
+                if let Some(budget) = cost.and_then(|cost| cost.budget) {
+                    metrics::gauge!(names::BUDGET_BYTES).set(budget as f64);
+                }
+                sleep(SLOT_COST_LOOK).await;
+            }
+        }
+        sleep(SLOT_COST_LOOK).await;
+    }
+}
+
+async fn sessions(
+    config: &Config,
+    registrations: &mut watch::Receiver<Registrations>,
+    shutdown: &CancellationToken,
+    health: &Health,
+) -> Result<(), Error> {
     health.not_ready(PART, "starting");
     let seed = clock::now_ms() as u64;
     let mut backoff = Backoff::new(RETRY.0, RETRY.1, StdRng::seed_from_u64(seed));
     let mut attempt = 0_u32;
     loop {
         let began = Instant::now();
-        let error = match session(&config, &mut registrations, &shutdown, &health).await {
+        let error = match session(config, registrations, shutdown, health).await {
             Ok(()) => {
                 health.not_ready(PART, "stopped");
                 return Ok(());
@@ -101,7 +141,10 @@ pub async fn run(
         let on_the_way = attempt < UNDECLARED_MAX
             && matches!(
                 &error,
-                Error::Capture(capture::Error::Route(RouteError::Undeclared { .. }))
+                Error::Capture(
+                    capture::Error::Route(RouteError::Undeclared { .. })
+                        | capture::Error::Outbox(OutboxError::NoTopic { .. })
+                )
             );
         if error.class() != ErrorClass::Transient && !on_the_way {
             return Err(error);
@@ -252,7 +295,7 @@ async fn begin(
     health: &Health,
     stop: &Arc<AtomicBool>,
 ) -> Result<Begun, Error> {
-    while registrations.borrow_and_update().topics.is_empty() {
+    while registrations.borrow_and_update().written().next().is_none() {
         health.not_ready(PART, "no topic is registered; declare some with `tailwater apply`");
         if registrations.changed().await.is_err() {
             std::future::pending::<()>().await;
@@ -383,7 +426,7 @@ async fn fence(
     stop: &Arc<AtomicBool>,
 ) -> Result<Kafka, Error> {
     let (kafka, pipeline) = (config.kafka.clone(), config.pipeline.clone());
-    let topics: Vec<_> = registered.topics.values().cloned().collect();
+    let topics: Vec<_> = registered.written().cloned().collect();
     let stop = Arc::clone(stop);
     blocking(move || {
         let publisher = Kafka::new(&kafka, &pipeline)?;
@@ -447,7 +490,7 @@ async fn check_log_ends(config: &Config, record: &Record) -> Result<(), Error> {
 /// A first start begins the sequence anew, which must not happen above records that exist.
 async fn check_topics_empty(config: &Config, registered: &Registrations) -> Result<(), Error> {
     let kafka = config.kafka.clone();
-    let topics: Vec<_> = registered.topics.values().map(|topic| topic.spec.clone()).collect();
+    let topics: Vec<_> = registered.written().map(|topic| topic.spec.clone()).collect();
     blocking(move || {
         let partitions = topics
             .iter()
@@ -520,6 +563,9 @@ pub struct Pipeline<P> {
     clock: fn() -> i64,
     open: Open,
     wal_end: Lsn,
+    /// Since when `behind_target`, an end of the WAL seen then, is not durable.
+    behind_since_ms: Option<i64>,
+    behind_target: Lsn,
     /// Not taken yet.
     registered: Option<Registrations>,
 }
@@ -536,6 +582,7 @@ struct Open {
     send: Duration,
     rows: u64,
     commits: u64,
+    given_up: u64,
 }
 
 impl<P: Publisher> Pipeline<P> {
@@ -556,6 +603,8 @@ impl<P: Publisher> Pipeline<P> {
             clock,
             open: Open::default(),
             wal_end: Lsn::ZERO,
+            behind_since_ms: None,
+            behind_target: Lsn::ZERO,
             registered: None,
         }
     }
@@ -641,6 +690,7 @@ impl<P: Publisher> Pipeline<P> {
 
     fn on_data(&mut self, body: &[u8], now_ms: i64) -> Result<(), Error> {
         let (records, bytes) = (self.batch.len(), self.batch.bytes());
+        let given_up = self.capture.given_up();
         let step = self.capture.on_message(body, now_ms, &mut self.batch)?;
         let added = self.batch.len() - records;
         if added > 0 {
@@ -649,6 +699,7 @@ impl<P: Publisher> Pipeline<P> {
             self.open.bytes += self.batch.bytes() - bytes;
         }
         self.open.rows += u64::from(matches!(body.first(), Some(b'I' | b'U' | b'D')));
+        self.open.given_up += self.capture.given_up() - given_up;
         let committed = match step {
             Step::Committed { commit_ts_us, .. } => {
                 self.open.commits += 1;
@@ -719,6 +770,7 @@ impl<P: Publisher> Pipeline<P> {
         metrics::counter!(names::BYTES).increment(open.bytes as u64);
         metrics::counter!(names::ROWS).increment(open.rows);
         metrics::counter!(names::COMMITS).increment(open.commits);
+        metrics::counter!(names::GIVEN_UP).increment(open.given_up);
         if open.records > 0 {
             let stage = |stage: &'static str, took: Duration| {
                 metrics::histogram!(names::STAGE, "stage" => stage).record(took.as_secs_f64());
@@ -734,10 +786,20 @@ impl<P: Publisher> Pipeline<P> {
         Ok(())
     }
 
-    fn gauge(&self) {
+    fn gauge(&mut self) {
         let durable = self.progress.record().position;
         let lag = self.wal_end.0.saturating_sub(durable.0);
+        self.behind_since_ms = match (lag, self.behind_since_ms) {
+            (0, _) => None,
+            (_, Some(since)) if durable < self.behind_target => Some(since),
+            _ => {
+                self.behind_target = self.wal_end;
+                Some((self.clock)())
+            }
+        };
         metrics::gauge!(names::LAG_BYTES).set(lag as f64);
+        let behind_ms = self.behind_since_ms.map_or(0, |since| (self.clock)() - since);
+        metrics::gauge!(names::LAG_SECONDS).set(behind_ms.max(0) as f64 / 1000.0);
         metrics::gauge!(names::CONFIRMED_LSN).set(durable.0 as f64);
     }
 }

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use tailwater_topics_contract::{From, PipelineName, Registrations, TableName, TopicName};
+use tailwater_topics_contract::{
+    From, PipelineName, Registrations, Standing, TableName, TopicName,
+};
 
 use crate::encode::{NoKeyColumn, Plan};
 use crate::outbox::{Outbox, OutboxError};
@@ -15,7 +17,9 @@ const HEARTBEAT: (&str, &str) = ("tailwater", "heartbeat");
 #[derive(Debug, thiserror::Error)]
 pub enum RouteError {
     /// The publication holds a table that nobody declared.
-    #[error("`{table}` is in the publication, but no topic takes it; declare one, or run `ALTER PUBLICATION … DROP TABLE {}`", table.quoted())]
+    #[error(
+        "`{table}` is in the publication, but no topic takes it; declare a topic for it and apply it, and if its rows are not wanted remove that topic again with `tailwater topics remove`"
+    )]
     Undeclared {
         /// The table.
         table: TableName,
@@ -49,6 +53,8 @@ pub enum Route {
     Outbox(Outbox),
     /// Nowhere.
     Heartbeat,
+    /// Nowhere, because its topic was removed.
+    GivenUp,
     /// Nowhere, because nobody declared it. Only a change makes that an error: beside a partitioned table the
     /// server announces each partition too, and then sends changes of the former only.
     Undeclared(TableName),
@@ -71,7 +77,8 @@ pub struct TableRoute {
 #[derive(Clone, Debug)]
 enum Declared {
     Table { topic: TopicName, key_columns: Vec<String>, partitions: i32, is_compacted: bool },
-    Outbox { topics: BTreeMap<String, TopicName> },
+    Outbox { topics: BTreeMap<String, Option<TopicName>> },
+    GivenUp,
 }
 
 impl Declared {
@@ -79,7 +86,8 @@ impl Declared {
     fn and_also(&self, table: &TableName, second: &TopicName) -> RouteError {
         let first = match self {
             Self::Table { topic, .. } => Some(topic),
-            Self::Outbox { topics } => topics.values().find(|topic| *topic != second),
+            Self::Outbox { topics } => topics.values().flatten().find(|topic| *topic != second),
+            Self::GivenUp => None,
         };
         RouteError::TwoTopics {
             table: table.clone(),
@@ -108,7 +116,8 @@ impl Routes {
         registrations: &Registrations,
     ) -> Result<Self, RouteError> {
         let mut declared: BTreeMap<TableName, Declared> = BTreeMap::new();
-        for (name, topic) in &registrations.topics {
+        for topic in registrations.written() {
+            let name = &topic.spec.name;
             match &topic.spec.from {
                 From::Table(table) => {
                     let partitions = i32::try_from(topic.spec.partitions).unwrap_or(i32::MAX);
@@ -128,13 +137,31 @@ impl Routes {
                         .or_insert_with(|| Declared::Outbox { topics: BTreeMap::new() });
                     let taken = match entry {
                         Declared::Outbox { topics } => topics.contains_key(aggregate),
-                        Declared::Table { .. } => true,
+                        Declared::Table { .. } | Declared::GivenUp => true,
                     };
                     if taken {
                         return Err(entry.and_also(table, name));
                     }
                     if let Declared::Outbox { topics } = entry {
-                        topics.insert(aggregate.clone(), name.clone());
+                        topics.insert(aggregate.clone(), Some(name.clone()));
+                    }
+                }
+            }
+        }
+        // What was removed comes after all that stands: another topic may have taken its rows since.
+        let removed =
+            registrations.topics.values().filter(|topic| topic.standing == Standing::Removed);
+        for topic in removed {
+            let entry = declared.entry(topic.spec.table().clone());
+            match (&topic.spec.from, entry) {
+                (From::Table(_), entry) => {
+                    entry.or_insert(Declared::GivenUp);
+                }
+                (From::Outbox { aggregate, .. }, entry) => {
+                    let entry =
+                        entry.or_insert_with(|| Declared::Outbox { topics: BTreeMap::new() });
+                    if let Declared::Outbox { topics } = entry {
+                        topics.entry(aggregate.clone()).or_insert(None);
                     }
                 }
             }
@@ -155,6 +182,7 @@ impl Routes {
         let table = TableName { schema: relation.schema.clone(), table: relation.name.clone() };
         match self.declared.get(&table) {
             None => Ok(Route::Undeclared(table)),
+            Some(Declared::GivenUp) => Ok(Route::GivenUp),
             Some(Declared::Table { topic, key_columns, partitions, is_compacted }) => {
                 let pipeline = self.pipeline.as_str();
                 let plan = Plan::compile(relation, key_columns, pipeline, &self.database)?;

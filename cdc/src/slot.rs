@@ -101,6 +101,31 @@ pub async fn find(connection: &mut Connection, slot: &str) -> Result<Option<Slot
     }))
 }
 
+/// What the slot costs the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cost {
+    /// Bytes of WAL kept because the slot needs them.
+    pub retained: u64,
+    /// Bytes of WAL until the server gives the slot up; `None` when it never does.
+    pub budget: Option<u64>,
+}
+
+/// Asks what the slot costs; `None` when there is none.
+pub async fn cost(connection: &mut Connection, slot: &str) -> Result<Option<Cost>, Error> {
+    let sql = format!(
+        "SELECT greatest(0, pg_catalog.pg_wal_lsn_diff(CASE WHEN pg_catalog.pg_is_in_recovery() \
+         THEN pg_catalog.pg_last_wal_replay_lsn() ELSE pg_catalog.pg_current_wal_lsn() END, restart_lsn))::bigint, \
+         greatest(0, safe_wal_size) \
+         FROM pg_catalog.pg_replication_slots WHERE slot_name = {}",
+        quote_literal(slot)
+    );
+    let rows = connection.query(&sql).await?;
+    Ok(rows.first().map(|row| {
+        let bytes = |column| row.get(column).and_then(|bytes| bytes.parse().ok());
+        Cost { retained: bytes(0).unwrap_or_default(), budget: bytes(1) }
+    }))
+}
+
 /// The timelines that led to this one.
 pub async fn history(connection: &mut Connection, timeline: u32) -> Result<History, Error> {
     let row = one(connection, &format!("TIMELINE_HISTORY {timeline}")).await?;

@@ -1,5 +1,6 @@
 //! One file per subcommand.
 
+pub(crate) mod init;
 pub(crate) mod apply;
 pub(crate) mod topics;
 pub(crate) mod sinks;
@@ -9,3 +10,5 @@ pub(crate) mod check;
 pub(crate) mod dlq;
 pub(crate) mod lake;
 pub(crate) mod explain;
+pub(crate) mod reference;
+pub(crate) mod completions;

@@ -17,7 +17,9 @@ use tailwater_topics_contract::PipelineName;
 use tailwater_topics_registry::Servers;
 use tailwater_topics_registry::destinations::{S3Config, SearchConfig};
 
+use crate::declared::Sources;
 use crate::output::counted;
+use crate::shape;
 
 /// Everything in `tailwater.yaml`.
 #[derive(Clone, Debug)]
@@ -67,8 +69,8 @@ pub(crate) enum Error {
         /// Why.
         source: io::Error,
     },
-    /// Everything wrong in it, or in the catalog.
-    Mistakes(Vec<Mistake>),
+    /// Everything wrong in it, or in the catalog, with the texts that may be shown.
+    Mistakes(Vec<Mistake>, Sources),
 }
 
 impl fmt::Display for Error {
@@ -79,9 +81,11 @@ impl fmt::Display for Error {
                 "cannot read the configuration `{}`; name it with --config or TAILWATER_CONFIG",
                 path.display()
             ),
-            Self::Mistakes(mistakes) => {
+            Self::Mistakes(mistakes, sources) => {
                 write!(f, "{}:", counted(mistakes.len(), "mistake"))?;
-                mistakes.iter().try_for_each(|mistake| write!(f, "\n  {mistake}"))
+                mistakes.iter().try_for_each(|mistake| {
+                    write!(f, "\n  {mistake}{}", sources.snippet(&mistake.place))
+                })
             }
         }
     }
@@ -91,7 +95,7 @@ impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Unreadable { source, .. } => Some(source),
-            Self::Mistakes(_) => None,
+            Self::Mistakes(..) => None,
         }
     }
 }
@@ -108,7 +112,9 @@ pub(crate) fn load(path: &Path, environment: Environment<'_>) -> Result<Config, 
     let text = read(path).map_err(|source| Error::Unreadable { path: path.to_owned(), source })?;
     let folder = path.parent().unwrap_or(Path::new(""));
     let beside = |file: &Path| read(&folder.join(file));
-    parse(&path.display().to_string(), &text, environment, &beside).map_err(Error::Mistakes)
+    // Its lines are not shown with its mistakes: they may hold secrets.
+    let withheld = |mistakes| Error::Mistakes(mistakes, Sources::default());
+    parse(&path.display().to_string(), &text, environment, &beside).map_err(withheld)
 }
 
 fn parse(
@@ -171,7 +177,7 @@ fn whole(mut top: Section<'_>, load: Load<'_>, mistakes: &mut Mistakes) -> Optio
         };
         top.refuse(key, problem.to_string(), mistakes);
     }
-    top.finish(mistakes);
+    top.finish_as(&shape::CONFIG, mistakes);
     config
 }
 
@@ -189,7 +195,7 @@ fn postgres(
     let password = secret(&mut section, "password", "password_file", load, mistakes);
     let database = section.required("database", mistakes);
     let sslmode = section.optional::<Encryption>("sslmode", mistakes).map(|mode| mode.0);
-    section.finish(mistakes);
+    section.finish_as(&shape::POSTGRES, mistakes);
     let (host, user, database) = (host?, user?, database?);
     Some(PostgresConfig { host, port, user, password, database, sslmode })
 }
@@ -197,7 +203,7 @@ fn postgres(
 fn kafka(mut section: Section<'_>, mistakes: &mut Mistakes) -> Option<KafkaConfig> {
     let brokers = section.required("brokers", mistakes);
     let properties = section.texts("properties", mistakes);
-    section.finish(mistakes);
+    section.finish_as(&shape::KAFKA, mistakes);
     Some(KafkaConfig { brokers: brokers?, properties })
 }
 
@@ -210,7 +216,7 @@ fn s3(mut section: Section<'_>, load: Load<'_>, mistakes: &mut Mistakes) -> Opti
         section.refuse("secret_key", "missing; or name a file with `secret_key_file`", mistakes);
     }
     let path_style = section.or("path_style", true, mistakes);
-    section.finish(mistakes);
+    section.finish_as(&shape::S3, mistakes);
     Some(S3Config {
         endpoint: endpoint?,
         region,
@@ -232,7 +238,7 @@ fn opensearch(
     if password.is_some() && user.is_none() {
         section.refuse("password", "there is a password and no `user`", mistakes);
     }
-    section.finish(mistakes);
+    section.finish_as(&shape::OPENSEARCH, mistakes);
     Some(SearchConfig { url: url?, user, password })
 }
 
@@ -254,7 +260,7 @@ fn reader(mut section: Section<'_>, mistakes: &mut Mistakes) -> Reader {
         slot_wait_ms: section.or("slot_wait", millis(default.slot_wait_ms), mistakes).0.as_millis()
             as u64,
     };
-    section.finish(mistakes);
+    section.finish_as(&shape::READER, mistakes);
     Reader { admin, limits }
 }
 
@@ -264,7 +270,7 @@ fn sinks(mut section: Section<'_>, mistakes: &mut Mistakes) -> Sinks {
     if memory < 1 << 20 {
         section.refuse("memory", "expected at least 1MiB", mistakes);
     }
-    section.finish(mistakes);
+    section.finish_as(&shape::SINKS, mistakes);
     Sinks { admin, memory }
 }
 

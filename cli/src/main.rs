@@ -9,26 +9,31 @@
 #![forbid(unsafe_code)]
 
 mod config; // tailwater.yaml
+mod shape; // the same, described
 mod declared; // catalog files
 mod output; // tables, plain lines, JSON
 mod offsets; // what Kafka knows of topics and consumer groups
 mod serve; // what long-running commands share
+mod workers; // the sinks of a process, as registered
 mod commands; // one file each
 
-use std::io;
+use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{apply, cdc, check, dlq, explain, lake, sinks, status, topics};
+use crate::commands::apply::Scope;
+use crate::commands::{
+    apply, cdc, check, completions, dlq, explain, init, lake, reference, sinks, status, topics,
+};
 use crate::config::Config;
 use crate::output::Format;
 
 const EXIT_CODES: &str = "\
 Exit codes:
   0      done
-  1      failed, refused, or `check` found errors; standard error says what and how to mend it
+  1      failed, refused, `check` found errors, or `diff` found differences; standard error says more
   2      mistakes in the arguments, the configuration or the catalog; all of them are listed
   10-63  the reader ended for a definite reason; `tailwater explain TW0nn` has the page for code nn
 
@@ -55,15 +60,21 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    Apply(apply::Args),
+    Apply(apply::ApplyArgs),
     #[command(subcommand)]
     Cdc(cdc::Command),
     Check(check::Args),
+    Completions(completions::Args),
+    #[command(subcommand)]
+    Config(reference::Command),
+    Diff(apply::DiffArgs),
     #[command(subcommand)]
     Dlq(dlq::Command),
     Explain(explain::Args),
+    Init(init::Args),
     #[command(subcommand)]
     Lake(lake::Command),
+    Plan(apply::PlanArgs),
     #[command(subcommand)]
     Sinks(sinks::Command),
     Status(status::Args),
@@ -85,6 +96,8 @@ impl Command {
 struct Context {
     config: PathBuf,
     format: Format,
+    /// Whether standard output is a terminal that may show colours; `NO_COLOR` says no.
+    coloured: bool,
 }
 
 impl Context {
@@ -97,7 +110,8 @@ impl Context {
 fn main() -> ExitCode {
     let Cli { config, log, output, command } = Cli::parse();
     tailwater_runtime::init_logging(log.as_deref().unwrap_or(command.usual_log()));
-    let context = Context { config, format: Format::chosen(output) };
+    let coloured = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let context = Context { config, format: Format::chosen(output), coloured };
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&anyhow::Error::new(error).context("cannot start")),
@@ -110,12 +124,17 @@ fn main() -> ExitCode {
 
 async fn run(command: Command, context: &Context) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Apply(args) => apply::run(context, &args, apply::Scope::All).await,
+        Command::Apply(args) => apply::apply(context, &args.catalog, Scope::All).await,
         Command::Cdc(command) => cdc::run(context, command).await,
         Command::Check(args) => check::run(context, &args).await,
+        Command::Completions(args) => Ok(completions::run(&args)),
+        Command::Config(command) => reference::run(&command),
+        Command::Diff(args) => apply::diff(context, &args.catalog, Scope::All).await,
         Command::Dlq(command) => dlq::run(context, &command).await,
         Command::Explain(args) => explain::run(context, &args),
+        Command::Init(args) => init::run(&args).await,
         Command::Lake(command) => lake::run(context, &command).await,
+        Command::Plan(args) => apply::plan_only(context, &args.catalog, Scope::All).await,
         Command::Sinks(command) => sinks::run(context, command).await,
         Command::Status(args) => status::run(context, &args).await,
         Command::Topics(command) => topics::run(context, command).await,
@@ -161,20 +180,40 @@ mod tests {
                 "cdc",
                 "cdc run",
                 "check",
+                "completions",
+                "config",
+                "config metrics",
+                "config reference",
+                "config schema",
+                "diff",
                 "dlq",
                 "dlq list",
                 "explain",
+                "init",
                 "lake",
                 "lake cat",
                 "lake ls",
+                "plan",
                 "sinks",
                 "sinks apply",
+                "sinks describe",
+                "sinks diff",
                 "sinks list",
+                "sinks pause",
+                "sinks plan",
+                "sinks remove",
+                "sinks resume",
                 "sinks run",
                 "status",
                 "topics",
                 "topics apply",
+                "topics describe",
+                "topics diff",
                 "topics list",
+                "topics pause",
+                "topics plan",
+                "topics remove",
+                "topics resume",
             ]
         );
     }

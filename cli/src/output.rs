@@ -1,4 +1,4 @@
-//! What goes to standard output: a table for people, tab-separated lines for programs, or JSON.
+//! What goes to standard output: a table for people, tab-separated lines for programs, or JSON or YAML.
 
 use std::io::{self, IsTerminal, Write};
 
@@ -14,6 +14,8 @@ pub(crate) enum Format {
     Plain,
     /// One JSON value.
     Json,
+    /// One YAML document.
+    Yaml,
 }
 
 impl Format {
@@ -29,20 +31,61 @@ impl Format {
         header: &[&str],
         items: &[T],
         row: impl Fn(&T) -> Vec<String>,
-    ) -> io::Result<()> {
+    ) -> anyhow::Result<()> {
         match self {
-            Self::Json => json(&items),
-            Self::Plain => plain(items.iter().map(row)),
-            Self::Table => table(header, items.iter().map(row)),
+            Self::Json | Self::Yaml => self.value(&items),
+            Self::Plain => Ok(plain(items.iter().map(row))?),
+            Self::Table => Ok(table(header, items.iter().map(row))?),
         }
+    }
+
+    /// Whether a value is printed whole, field by field, for programs.
+    pub(crate) fn is_structured(self) -> bool {
+        matches!(self, Self::Json | Self::Yaml)
+    }
+
+    /// Prints one value as YAML, or else as JSON.
+    pub(crate) fn value(self, value: &impl Serialize) -> anyhow::Result<()> {
+        if self == Self::Yaml {
+            let text = serde_saphyr::to_string(value)?;
+            return Ok(writeln!(io::stdout().lock(), "{}", text.trim_end())?);
+        }
+        let mut out = io::stdout().lock();
+        serde_json::to_writer_pretty(&mut out, value)?;
+        Ok(writeln!(out)?)
     }
 }
 
-/// Prints one JSON value, indented.
-pub(crate) fn json(value: &impl Serialize) -> io::Result<()> {
+/// Prints the lines of a plan, perhaps in the colours of what they do.
+pub(crate) fn changes(changes: &[String], coloured: bool) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    serde_json::to_writer_pretty(&mut out, value)?;
-    writeln!(out)
+    for change in changes {
+        let colour = match change.as_bytes().first() {
+            Some(b'+') => "32",
+            Some(b'-') => "31",
+            _ => "33",
+        };
+        if coloured {
+            writeln!(out, "\u{1b}[{colour}m{}\u{1b}[0m", printable(change))?;
+        } else {
+            writeln!(out, "{}", printable(change))?;
+        }
+    }
+    Ok(())
+}
+
+/// Prints facts about one thing, a line each: aligned for people, with a tab for programs.
+pub(crate) fn facts(format: Format, facts: &[(&str, String)]) -> io::Result<()> {
+    let width = facts.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    let mut out = io::stdout().lock();
+    for (name, value) in facts {
+        let value = printable(value);
+        match format {
+            Format::Plain => writeln!(out, "{name}\t{value}")?,
+            _ => writeln!(out, "{name:width$}  {value}")?,
+        }
+    }
+    Ok(())
 }
 
 /// Prints a table with aligned columns.

@@ -9,6 +9,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
 use rdkafka::ClientConfig;
 use tailwater_runtime::{Backoff, Health, Shutdown, Telemetry, install_metrics, serve_admin};
 use tailwater_topics_contract::{PipelineName, Registrations};
@@ -62,20 +64,25 @@ pub(crate) async fn follow(
                 | registrations::Error::Slow { .. }
         )
     };
-    let follow = async || registrations::follow(kafka, pipeline).await;
-    patiently("registrations", stop, health, is_silence, follow).await
+    patiently("registrations", stop, health, is_silence, || registrations::follow(kafka, pipeline))
+        .await
 }
 
 /// Asks until it is answered, waiting longer and longer while the error is one that `passes`. Readiness says
 /// meanwhile what is waited for. `None` when told to stop.
-pub(crate) async fn patiently<T, E: std::error::Error>(
+pub(crate) async fn patiently<T, E, F>(
     part: &str,
     stop: &CancellationToken,
     health: &Health,
     passes: impl Fn(&E) -> bool,
-    ask: impl AsyncFn() -> Result<T, E>,
-) -> Result<Option<T>, E> {
-    let mut waits = Backoff::new(Duration::from_millis(500), Duration::from_secs(15), rand::rng());
+    ask: impl Fn() -> F,
+) -> Result<Option<T>, E>
+where
+    E: std::error::Error,
+    F: Future<Output = Result<T, E>>,
+{
+    let jitter = StdRng::from_os_rng();
+    let mut waits = Backoff::new(Duration::from_millis(500), Duration::from_secs(15), jitter);
     loop {
         let answer = tokio::select! {
             answer = ask() => answer,

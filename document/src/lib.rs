@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  text ──▶ node: scalars, sequences, mappings with their places ──▶ section: typed reads ──▶ values
-//!                                                                        └──▶ mistakes, all of them
+//!                                                         shape ──────────┴──▶ mistakes, all of them
 //! ```
 //!
 //! A derived deserializer stops at the first mistake. People who edit a configuration want all of them at
@@ -15,8 +15,10 @@ mod mistake;
 mod node;
 mod scalar;
 mod section;
+mod shape;
 
 pub use mistake::{Mistake, Mistakes, Place};
 pub use node::{Lookup, Node, parse, parse_expanding};
 pub use scalar::{ByteSize, FromScalar, Scalar, Span};
 pub use section::Section;
+pub use shape::{Field, Form, Need, Shape};

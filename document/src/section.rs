@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::node::{Entry, Kind};
-use crate::{FromScalar, Mistakes, Node, Place, Scalar};
+use crate::{FromScalar, Mistakes, Node, Place, Scalar, Shape};
 
 /// A mapping in the middle of being read.
 ///
@@ -13,6 +13,7 @@ pub struct Section<'a> {
     place: Place,
     entries: &'a [Entry],
     asked: BTreeSet<&'static str>,
+    refused: BTreeSet<&'static str>,
 }
 
 impl Node {
@@ -33,6 +34,7 @@ impl Node {
             place: self.place.clone(),
             entries,
             asked: BTreeSet::new(),
+            refused: BTreeSet::new(),
         }
     }
 }
@@ -101,7 +103,8 @@ impl<'a> Section<'a> {
                 section
             }
             None => {
-                Section { path, place: self.place.clone(), entries: &[], asked: BTreeSet::new() }
+                let (asked, refused) = (BTreeSet::new(), BTreeSet::new());
+                Section { path, place: self.place.clone(), entries: &[], asked, refused }
             }
         }
     }
@@ -154,6 +157,29 @@ impl<'a> Section<'a> {
     pub fn node(&mut self, key: &'static str) -> Option<&'a Node> {
         self.asked.insert(key);
         self.entry(key).map(|entry| &entry.value).filter(|node| !node.is_null())
+    }
+
+    /// Refuses a key whose meaning is known and that cannot be used, rather than calling it unknown.
+    pub fn not_yet(&mut self, key: &'static str, why: &str, mistakes: &mut Mistakes) {
+        self.refused.insert(key);
+        if self.node(key).is_some() {
+            self.refuse(key, why, mistakes);
+        }
+    }
+
+    /// As [`Self::finish`], for a mapping that is described by a shape.
+    ///
+    /// # Panics
+    /// In debug builds, when a key was asked for that the shape does not have: the description would be wrong.
+    pub fn finish_as(self, shape: &Shape, mistakes: &mut Mistakes) {
+        let described = |key: &str| shape.has(key) || self.refused.contains(key);
+        debug_assert!(
+            self.asked.iter().all(|key| described(key)),
+            "{:?} are read, but not all are in the shape of `{}`",
+            self.asked,
+            self.path
+        );
+        self.finish(mistakes);
     }
 
     /// Reports every key that was never asked for.

@@ -5,7 +5,7 @@ use serde_json::{Value as Json, json};
 use tailwater_cdc::batch::Batch;
 use tailwater_cdc::capture::{Capture, Error, Resume, SourceName, Step};
 use tailwater_topics_contract::{
-    From, Lsn, Position, Registrations, Seq, TopicRegistration, TopicSpec,
+    From, Lsn, Position, Registrations, Seq, Standing, TopicRegistration, TopicSpec,
 };
 
 use crate::wire::{self, Value, row, text};
@@ -157,6 +157,7 @@ fn an_outbox_row_becomes_a_cloud_event_with_its_payload_verbatim() {
         ("tw-position", "100:0"),
         ("tenant", "t1"),
         ("n", "5"),
+        ("ce_eventversion", "1"),
     ];
     for (name, value) in expected {
         assert_eq!(header(name), Some(value), "{name}");
@@ -179,7 +180,6 @@ fn what_has_no_place_to_go_stops_the_reader() {
     let mut event = row(&["e", "t", "invoices", "i", "T", "1", "k", "{}", "{}", "c", "c", "t"]);
     event[1] = text("2026-01-02 03:04:05+00");
     assert!(refuse(&[outbox(), wire::insert(OUTBOX, &event)]).contains("invoices"));
-    assert!(refuse(&[outbox(), wire::delete(OUTBOX, b'K', &event)]).contains("orders.outbox"));
     let no_key = wire::relation(STOCK, "inventory", "stock", b'd', &[("product", 25, true)]);
     assert!(refuse(&[no_key]).contains("warehouse"));
     let not_identity = wire::relation(
@@ -193,6 +193,79 @@ fn what_has_no_place_to_go_stops_the_reader() {
     assert!(refuse(&[not_identity, update]).contains("REPLICA IDENTITY FULL"));
     let bytes = wire::insert(STOCK, &[text("p"), text("1"), Value::Text(vec![0xFF]), text("t")]);
     assert!(refuse(&[stock(b'd'), bytes]).contains("note"));
+}
+
+#[test]
+fn headers_of_a_row_neither_pass_for_ours_nor_stop_the_reader() {
+    let headers_of = |headers: &str| {
+        let mut reader = Reader::new();
+        reader.take(&outbox());
+        let mut event = event();
+        event[8] = text(headers);
+        let mut seen = reader.transaction(100, &[wire::insert(OUTBOX, &event)]);
+        let headers = seen.pop().expect("an event").headers;
+        let is_own =
+            |name: &str| name.starts_with("own-") || ["tenant", "n", "deep"].contains(&name);
+        headers.into_iter().filter(|(name, _)| is_own(name)).collect::<Vec<_>>()
+    };
+    let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    assert_eq!(
+        headers_of(r#"{"tw-seq": "7", "ce_id": "x", "traceparent": "00", "tenant": "a\"b"}"#),
+        [
+            pair("own-ce_id", "x"),
+            pair("tenant", "a\"b"),
+            pair("own-traceparent", "00"),
+            pair("own-tw-seq", "7"),
+        ]
+    );
+    assert_eq!(
+        headers_of(r#"{"n": 1e400, "deep": {"a": [1]}}"#),
+        [pair("deep", r#"{"a": [1]}"#), pair("n", "1e400")]
+    );
+    assert_eq!(headers_of("[1, 2]"), [pair("own-headers", "[1, 2]")]);
+    assert_eq!(headers_of("null"), []);
+}
+
+#[test]
+fn rows_of_a_removed_topic_and_housekeeping_in_an_outbox_are_given_up() {
+    let mut reader = Reader::new();
+    reader.take(&stock(b'd'));
+    reader.take(&outbox());
+    let changes = [
+        wire::insert(STOCK, &row(&["p", "1", "n", "t"])),
+        wire::insert(OUTBOX, &event()),
+        wire::delete(OUTBOX, b'K', &event()),
+        wire::truncate(&[OUTBOX]),
+    ];
+    assert_eq!(reader.transaction(100, &changes).len(), 2, "a row and an event");
+    assert_eq!(reader.capture.given_up(), 2);
+
+    let mut removed = registrations();
+    for topic in removed.topics.values_mut() {
+        topic.standing = Standing::Removed;
+    }
+    reader.capture.on_registrations(&removed).expect("can be routed");
+    assert_eq!(reader.transaction(200, &changes), []);
+    assert_eq!(reader.capture.given_up(), 6);
+    assert_eq!(reader.capture.at().seq, seq(2), "what is given up takes no number");
+
+    let mut again = removed.topics[&"inventory.cdc".parse().expect("valid")].clone();
+    again.spec.name = "inventory.again".parse().expect("valid");
+    again.standing = Standing::Active;
+    removed.topics.insert(again.spec.name.clone(), again);
+    reader.capture.on_registrations(&removed).expect("can be routed");
+    assert_eq!(reader.transaction(300, &changes[..1])[0].topic, "inventory.again");
+}
+
+#[test]
+fn a_transaction_that_comes_again_shorter_than_its_durable_part_stops_the_reader() {
+    let in_flight = Some(Position { commit_lsn: Lsn(100), ordinal: 2 });
+    let mut reader = Reader::at(Resume { seq: seq(2), position: Lsn(50), in_flight });
+    reader.take(&stock(b'd'));
+    reader.take(&wire::begin(100, 9));
+    reader.take(&wire::insert(STOCK, &row(&["p", "1", "n", "t"])));
+    let error = reader.try_take(&wire::commit(100, 110)).expect_err("must be refused");
+    assert!(error.to_string().contains("has 1 changes, but 2 of them"), "{error}");
 }
 
 #[test]
@@ -400,6 +473,12 @@ fn stock(identity: u8) -> Vec<u8> {
     wire::relation(STOCK, "inventory", "stock", identity, &columns)
 }
 
+fn event() -> Vec<Value> {
+    let mut event = row(&["e", "", "orders", "i", "T", "1", "k", "{}", "{}", "c", "c", "t"]);
+    event[1] = text("2026-01-02 03:04:05+00");
+    event
+}
+
 fn outbox() -> Vec<u8> {
     let columns = [
         ("id", 2950, true),
@@ -427,9 +506,11 @@ fn registrations() -> Registrations {
             partitions: 3,
             replication: None,
             config: [("cleanup.policy".to_owned(), policy.to_owned())].into(),
+            expose: Vec::new(),
             declared_at: None,
         },
         key_columns: key.iter().map(|column| (*column).to_owned()).collect(),
+        standing: Standing::Active,
     };
     let table = "inventory.stock".parse().expect("valid");
     let outbox =

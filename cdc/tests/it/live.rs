@@ -20,7 +20,7 @@ use tailwater_cdc::preflight::{self, Declared};
 use tailwater_cdc::{Config, Error, progress};
 use tailwater_runtime::{Health, Secret, clock};
 use tailwater_topics_contract::{
-    From as Origin, Lsn, Registrations, TopicName, TopicRegistration, TopicSpec,
+    From as Origin, Lsn, Registrations, Standing, TopicName, TopicRegistration, TopicSpec,
 };
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -527,10 +527,11 @@ impl World {
                 partitions: 1,
                 replication: None,
                 config: BTreeMap::from([("cleanup.policy".to_owned(), policy.to_owned())]),
+                expose: Vec::new(),
                 declared_at: None,
             };
             let key_columns = key.iter().map(|column| (*column).to_owned()).collect();
-            (name, TopicRegistration { spec, key_columns })
+            (name, TopicRegistration { spec, key_columns, standing: Standing::Active })
         };
         let table = "public.item".parse().expect("a name");
         let outbox = Origin::Outbox {

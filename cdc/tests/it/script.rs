@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 use tailwater_cdc::publish::memory::Stored;
 use tailwater_topics_contract::{
-    From, Lsn, Registrations, TableName, TopicName, TopicRegistration, TopicSpec,
+    From, Lsn, Registrations, Standing, TableName, TopicName, TopicRegistration, TopicSpec,
 };
 
 use crate::wire;
@@ -106,9 +106,11 @@ pub(crate) fn registrations() -> Registrations {
         partitions: 1,
         replication: None,
         config: BTreeMap::new(),
+        expose: Vec::new(),
         declared_at: None,
     };
-    let topic = TopicRegistration { spec, key_columns: vec!["id".to_owned()] };
+    let topic =
+        TopicRegistration { spec, key_columns: vec!["id".to_owned()], standing: Standing::Active };
     Registrations { topics: BTreeMap::from([(name, topic)]), ..Registrations::default() }
 }
 

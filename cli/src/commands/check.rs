@@ -8,8 +8,8 @@ use tailwater_cdc::preflight::{self, Declared, Severity};
 use tailwater_topics_contract::{Catalog, Registrations, SinkKind};
 use tailwater_topics_registry::{Registry, Scope, plan, registrations};
 
-use crate::commands::sinks::store;
 use crate::config::Config;
+use crate::workers::store;
 use crate::{Context, declared, output};
 
 /// Find what would fail or lose changes, before the reader starts
@@ -39,7 +39,7 @@ struct Finding {
 
 pub(crate) async fn run(cx: &Context, args: &Args) -> anyhow::Result<ExitCode> {
     let config = cx.config()?;
-    let catalog = args.file.as_deref().map(declared::load).transpose()?;
+    let catalog = args.file.as_deref().map(declared::load).transpose()?.map(|(catalog, _)| catalog);
     eprintln!(
         "checking Postgres at {} and Kafka at {}",
         config.postgres.address(),
@@ -108,7 +108,8 @@ async fn registered_findings(config: &Config) -> Vec<Finding> {
     };
     let mut findings = reader_findings(config, &Declared::in_registrations(&registered)).await;
     findings.extend(missing);
-    for (name, sink) in &registered.sinks {
+    for sink in registered.standing_sinks() {
+        let name = &sink.spec.name;
         let checked = match &sink.spec.kind {
             SinkKind::Archive(archive) => match store(config, &archive.bucket) {
                 Ok(store) => store.probe().await.map_err(anyhow::Error::new),

@@ -7,7 +7,6 @@ use anyhow::bail;
 use serde::Serialize;
 
 use crate::Context;
-use crate::output::{self, Format};
 
 /// Explain a code such as TW012: what happened, what is at risk, what to do
 #[derive(clap::Args)]
@@ -38,8 +37,8 @@ pub(crate) fn run(cx: &Context, args: &Args) -> anyhow::Result<ExitCode> {
     let Some(page) = find(code) else {
         bail!("there is no code `{code}`; `tailwater explain` lists all");
     };
-    if cx.format == Format::Json {
-        output::json(page)?;
+    if cx.format.is_structured() {
+        cx.format.value(page)?;
     } else {
         print(page)?;
     }

@@ -10,9 +10,9 @@ use tailwater_topics_contract::{ArchiveSpec, Registrations, SinkKind, SinkName, 
 use tailwater_topics_registry::registrations;
 
 use crate::Context;
-use crate::commands::sinks::store;
 use crate::config::Config;
 use crate::output::bytes;
+use crate::workers::store;
 
 /// Look into the archive
 #[derive(clap::Subcommand)]

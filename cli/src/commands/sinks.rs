@@ -3,49 +3,85 @@
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, bail};
 use serde::Serialize;
-use tailwater_runtime::{Classify, ErrorClass, Health};
-use tailwater_sinks_archive::{ArchiveSink, Store, StoreError};
-use tailwater_sinks_search::{Client, SearchSink};
-use tailwater_sinks_worker::{self as worker, WorkerConfig};
-use tailwater_topics_contract::{SinkKind, SinkName, SinkRegistration, TopicName};
-use tailwater_topics_registry::destinations::S3Config;
-use tailwater_topics_registry::registrations;
-use tokio_util::sync::CancellationToken;
+use tailwater_topics_contract::{SinkKind, SinkName, SinkRegistration, Standing, TopicName};
+use tailwater_topics_registry::{registrations, removal};
 
-use crate::commands::apply::{self, CatalogArgs, Scope};
-use crate::config::Config;
-use crate::{Context, serve};
+use crate::commands::apply::{self, ApplyArgs, DiffArgs, PlanArgs, Refused, Scope};
+use crate::workers::{Wanted, Workers};
+use crate::{Context, output, serve};
 
-/// Declare, list and run sinks
+/// Declare, list, pause, remove and run sinks
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {
+    /// Show what `sinks apply` would do
+    #[command(after_help = "\
+Example:
+  tailwater sinks plan -f topics/catalog/market")]
+    Plan(PlanArgs),
     /// Make buckets and indices and register sinks as the catalog declares; leave topics alone
     #[command(after_help = "\
 Example:
   tailwater sinks apply -f topics/catalog/market")]
-    Apply(CatalogArgs),
+    Apply(ApplyArgs),
+    /// Tell whether sinks are as declared; exits with 1 when not
+    #[command(after_help = "\
+Example:
+  tailwater sinks diff -f topics/catalog/market")]
+    Diff(DiffArgs),
     /// List the registered sinks
     #[command(after_help = "\
 Example:
   tailwater sinks list")]
     List,
-    /// Run a worker of one sink until it is told to stop
+    /// Show everything about one sink
+    #[command(after_help = "\
+Example:
+  tailwater sinks describe lake -o yaml")]
+    Describe(Name),
+    /// Let the workers of a sink finish what is open and stand still
     ///
-    /// Workers of the same sink share its partitions; start as many as there are partitions at most. SIGTERM
-    /// drains: open batches are finished and their offsets committed.
+    /// Takes effect in seconds, without a restart. The sink keeps its place; `sinks resume` goes on from it.
+    #[command(after_help = "\
+Example:
+  tailwater sinks pause product-search")]
+    Pause(Name),
+    /// Let a paused sink go on
+    #[command(after_help = "\
+Example:
+  tailwater sinks resume product-search")]
+    Resume(Name),
+    /// Take a sink out of service; its bucket or index and its dead letters stay
+    ///
+    /// Declared and applied again under the same name, it goes on where it stopped.
+    #[command(after_help = "\
+Example:
+  tailwater sinks remove product-search")]
+    Remove(Name),
+    /// Run workers until told to stop
+    ///
+    /// Without a name, every sink that is registered, also those registered later. What is paused, resumed,
+    /// changed or removed takes effect in seconds. Workers of the same sink, in as many processes as it has
+    /// partitions at most, share its partitions. SIGTERM drains: open batches are finished and their offsets
+    /// committed.
     #[command(after_help = "\
 Examples:
-  tailwater sinks run lake
+  tailwater sinks run
   tailwater sinks run product-search --admin 127.0.0.1:18092")]
     Run(RunArgs),
 }
 
 #[derive(clap::Args)]
-pub(crate) struct RunArgs {
+pub(crate) struct Name {
     /// A registered sink
     sink: SinkName,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct RunArgs {
+    /// Sinks to run; without one, all
+    #[arg(value_name = "SINK")]
+    sinks: Vec<SinkName>,
     /// Address of /live, /ready and /metrics instead of `sinks.admin`
     #[arg(long, value_name = "ADDRESS")]
     admin: Option<SocketAddr>,
@@ -55,130 +91,137 @@ pub(crate) struct RunArgs {
     instance: Option<String>,
 }
 
+pub(crate) async fn run(cx: &Context, command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Plan(args) => apply::plan_only(cx, &args.catalog, Scope::Sinks).await,
+        Command::Apply(args) => apply::apply(cx, &args.catalog, Scope::Sinks).await,
+        Command::Diff(args) => apply::diff(cx, &args.catalog, Scope::Sinks).await,
+        Command::List => list(cx).await,
+        Command::Describe(name) => describe(cx, &name.sink).await,
+        Command::Pause(name) => stand(cx, &name.sink, Standing::Paused).await,
+        Command::Resume(name) => stand(cx, &name.sink, Standing::Active).await,
+        Command::Remove(name) => {
+            apply::alter(cx, |_, world| removal::sink(&name.sink, world)).await
+        }
+        Command::Run(args) => work(cx, args).await,
+    }
+}
+
+async fn stand(cx: &Context, sink: &SinkName, standing: Standing) -> anyhow::Result<ExitCode> {
+    apply::alter(cx, |_, world| removal::pause_sink(sink, standing, world)).await
+}
+
 #[derive(Serialize)]
 struct Sink {
     name: SinkName,
     r#type: &'static str,
     destination: String,
     topics: Vec<TopicName>,
-}
-
-pub(crate) async fn run(cx: &Context, command: Command) -> anyhow::Result<ExitCode> {
-    match command {
-        Command::Apply(args) => apply::apply(cx, &args, Scope::Sinks).await,
-        Command::List => list(cx).await,
-        Command::Run(args) => work(cx, args).await,
-    }
+    standing: Standing,
 }
 
 async fn list(cx: &Context) -> anyhow::Result<ExitCode> {
     let config = cx.config()?;
     let registered = registrations::load(&config.kafka_client(), &config.pipeline).await?;
-    let sinks: Vec<Sink> = registered.sinks.into_values().map(sink).collect();
-    cx.format.list(&["SINK", "TYPE", "DESTINATION", "TOPICS"], &sinks, |s| {
+    let sinks: Vec<Sink> = registered.standing_sinks().map(sink).collect();
+    let header = ["SINK", "TYPE", "DESTINATION", "TOPICS", "STANDING"];
+    cx.format.list(&header, &sinks, |s| {
         let topics: Vec<&str> = s.topics.iter().map(TopicName::as_str).collect();
-        vec![s.name.to_string(), s.r#type.to_owned(), s.destination.clone(), topics.join(",")]
+        vec![
+            s.name.to_string(),
+            s.r#type.to_owned(),
+            s.destination.clone(),
+            topics.join(","),
+            s.standing.to_string(),
+        ]
     })?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn sink(SinkRegistration { spec, .. }: SinkRegistration) -> Sink {
+fn sink(SinkRegistration { spec, standing, .. }: &SinkRegistration) -> Sink {
     let (r#type, destination) = match &spec.kind {
         SinkKind::Archive(archive) => {
             ("archive", format!("s3://{}/{}", archive.bucket, archive.prefix))
         }
         SinkKind::Search(search) => ("search", search.alias.clone()),
     };
-    Sink { name: spec.name, r#type, destination, topics: spec.topics }
+    let (name, topics) = (spec.name.clone(), spec.topics.clone());
+    Sink { name, r#type, destination, topics, standing: *standing }
+}
+
+#[derive(Serialize)]
+struct Described {
+    #[serde(flatten)]
+    registration: SinkRegistration,
+    group: String,
+    dead_letter_topic: TopicName,
+}
+
+async fn describe(cx: &Context, name: &SinkName) -> anyhow::Result<ExitCode> {
+    let config = cx.config()?;
+    let registered = registrations::load(&config.kafka_client(), &config.pipeline).await?;
+    let registration = removal::registered_sink(name, &registered).map_err(Refused::from)?;
+    let described = Described {
+        registration: registration.clone(),
+        group: config.pipeline.consumer_group(name),
+        dead_letter_topic: config.pipeline.dead_letter_topic(name),
+    };
+    if cx.format.is_structured() {
+        cx.format.value(&described)?;
+    } else {
+        print(cx, &described)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print(cx: &Context, described: &Described) -> std::io::Result<()> {
+    let shown = sink(&described.registration);
+    let mut facts = vec![
+        ("sink", shown.name.to_string()),
+        ("standing", shown.standing.to_string()),
+        ("type", shown.r#type.to_owned()),
+        ("destination", shown.destination),
+    ];
+    match &described.registration.spec.kind {
+        SinkKind::Archive(archive) => {
+            let segment = &archive.segment;
+            let size = output::bytes(segment.bytes);
+            let limits = format!("{size}, {} records or {} ms", segment.records, segment.age_ms);
+            facts.push(("segment", limits));
+        }
+        SinkKind::Search(search) => {
+            let bulk = &search.bulk;
+            let size = output::bytes(bulk.bytes);
+            facts.push((
+                "bulk",
+                format!("{size}, {} operations or {} ms", bulk.operations, bulk.age_ms),
+            ));
+        }
+    }
+    facts.push(("group", described.group.clone()));
+    facts.push(("dead letters", described.dead_letter_topic.to_string()));
+    for origin in &described.registration.origins {
+        let (topic, partition) = (&origin.topic, origin.partition);
+        facts.push((
+            "begins",
+            format!("{topic}[{partition}] at {} on {}", origin.offset, origin.dt),
+        ));
+    }
+    output::facts(cx.format, &facts)
 }
 
 async fn work(cx: &Context, args: RunArgs) -> anyhow::Result<ExitCode> {
     let config = cx.config()?;
     let admin = args.admin.unwrap_or(config.sinks.admin);
+    let wanted =
+        if args.sinks.is_empty() { Wanted::All } else { Wanted::Named(args.sinks.clone()) };
     serve::run(admin, |stop, health| async move {
         let kafka = config.kafka_client();
         let followed = serve::follow(&kafka, &config.pipeline, &stop, &health).await?;
-        let Some(mut registrations) = followed else { return Ok(()) };
-        let mut current = registered(&registrations.borrow_and_update(), &args.sink)?;
-        while !stop.is_cancelled() {
-            let session = stop.child_token();
-            let instance = args.instance.clone();
-            let worker =
-                work_once(&config, current.clone(), instance, session.clone(), health.clone());
-            let mut worker = std::pin::pin!(worker);
-            let changed = registrations.wait_for(|all| {
-                all.sinks.get(&args.sink).is_some_and(|registration| *registration != current)
-            });
-            let next = tokio::select! {
-                done = &mut worker => return done,
-                next = changed => next.ok().and_then(|all| all.sinks.get(&args.sink).cloned()),
-            };
-            // Topics or limits changed: what is open is finished under the old registration.
-            tracing::info!(sink = %args.sink, "the registration changed; starting over with it");
-            session.cancel();
-            worker.await?;
-            current = next.context("registrations are no longer followed")?;
-        }
-        Ok(())
+        let Some(registrations) = followed else { return Ok(()) };
+        let workers = Workers::new(config, wanted, args.instance, stop, health);
+        workers.run(registrations).await
     })
     .await?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// Runs a worker for one form of the registration.
-async fn work_once(
-    config: &Config,
-    registration: SinkRegistration,
-    instance: Option<String>,
-    stop: CancellationToken,
-    health: Health,
-) -> anyhow::Result<()> {
-    let brokers = config.kafka.brokers.clone();
-    let SinkRegistration { spec, origins } = registration.clone();
-    let mut worker = WorkerConfig::new(config.pipeline.clone(), registration, brokers);
-    worker.properties = config.kafka.properties.clone().into_iter().collect();
-    worker.budget_bytes = config.sinks.memory as usize;
-    worker.instance_id = instance;
-    match spec.kind {
-        SinkKind::Archive(spec) => {
-            let store = store(config, &spec.bucket)?;
-            let is_silence = |error: &StoreError| error.class() == ErrorClass::Transient;
-            let probe = async || store.probe().await;
-            let probed = serve::patiently("store", &stop, &health, is_silence, probe).await;
-            if probed.context("this S3 store cannot hold an archive")?.is_none() {
-                return Ok(());
-            }
-            let sink = ArchiveSink::new(store, spec, origins);
-            worker::run(worker, sink, stop, health).await?;
-        }
-        SinkKind::Search(spec) => {
-            let opensearch = config.opensearch.clone();
-            let opensearch =
-                opensearch.context("there is no `opensearch` section in the configuration")?;
-            let client = Client::new(opensearch)?;
-            let sink = SearchSink::new(client, config.pipeline.clone(), spec);
-            worker::run(worker, sink, stop, health).await?;
-        }
-    }
-    Ok(())
-}
-
-fn registered(
-    registrations: &tailwater_topics_contract::Registrations,
-    sink: &SinkName,
-) -> anyhow::Result<SinkRegistration> {
-    if let Some(registration) = registrations.sinks.get(sink) {
-        return Ok(registration.clone());
-    }
-    let known: Vec<String> = registrations.sinks.keys().map(|name| format!("`{name}`")).collect();
-    let known = if known.is_empty() { "none is".to_owned() } else { known.join(", ") };
-    bail!(
-        "sink `{sink}` is not registered ({known}); declare it and run `tailwater sinks apply -f DIR`"
-    )
-}
-
-/// The store of a bucket.
-pub(crate) fn store(config: &Config, bucket: &str) -> anyhow::Result<Store> {
-    let s3 = config.s3.clone().context("there is no `s3` section in the configuration")?;
-    Ok(Store::connect(S3Config { bucket: bucket.to_owned(), ..s3 }))
 }

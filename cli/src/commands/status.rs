@@ -106,8 +106,9 @@ struct TakenPartition {
 pub(crate) async fn run(cx: &Context, args: &Args) -> anyhow::Result<ExitCode> {
     let config = cx.config()?;
     let status = look(&config).await;
-    if args.json || cx.format == Format::Json {
-        output::json(&status)?;
+    let format = if args.json { Format::Json } else { cx.format };
+    if format.is_structured() {
+        format.value(&status)?;
     } else {
         print(&status, cx.format)?;
     }
@@ -195,7 +196,7 @@ fn streams(
     registered: &Registrations,
 ) -> anyhow::Result<(Vec<Topic>, Vec<Sink>)> {
     let mut ends: BTreeMap<&TopicName, Vec<Range>> = BTreeMap::new();
-    for name in registered.topics.keys() {
+    for name in registered.written().map(|topic| &topic.spec.name) {
         ends.insert(name, offsets::ranges(kafka, name)?.unwrap_or_default());
     }
     let topic = |(name, ranges): (&&TopicName, &Vec<Range>)| Topic {
@@ -205,7 +206,8 @@ fn streams(
     };
     let topics = ends.iter().map(topic).collect();
     let mut sinks = Vec::new();
-    for (name, sink) in &registered.sinks {
+    for sink in registered.standing_sinks() {
+        let name = &sink.spec.name;
         let dead = offsets::ranges(kafka, &pipeline.dead_letter_topic(name))?;
         let dead_letters = dead.map(|ranges| ranges.iter().map(|r| r.next - r.first).sum());
         let mut taken = Vec::new();

@@ -26,21 +26,30 @@ async fn a_catalog_is_shown_applied_and_listed() -> anyhow::Result<()> {
     let check = tailwater(&["check", "-f", "catalog"]);
     assert_eq!(check.code, Some(0), "what apply will make is no finding: {check:#?}");
 
-    let shown = tailwater(&["apply", "-f", "catalog", "--dry-run"]).done();
+    let differs = tailwater(&["diff", "-f", "catalog"]);
+    let shown = tailwater(&["plan", "-f", "catalog"]).done();
+    assert_eq!((differs.code, &differs.stdout), (Some(1), &shown));
     assert!(shown.contains(&format!("+ topic stock.{id}: create with 2 partitions")), "{shown}");
     let applied = tailwater(&["apply", "-f", "catalog"]).done();
     assert_eq!(shown, applied, "the plan is what is done");
     let again = tailwater(&["apply", "-f", "catalog", "-o", "json"]);
     assert_eq!(json(again)["changes"], Value::Array(vec![]));
 
+    assert_eq!(tailwater(&["diff", "-f", "catalog"]).done(), "");
     let topics = tailwater(&["topics", "list"]).done();
-    assert_eq!(topics, format!("stock.{id}\ttable shop.stock\tid\t2\tyes\n"));
+    assert_eq!(topics, format!("stock.{id}\ttable shop.stock\tid\t2\tyes\tactive\n"));
+    let stock = tailwater(&["topics", "describe", &format!("stock.{id}")]).done();
+    assert!(
+        stock.contains("sinks\tfind, lake\n") && stock.contains("partition 1: 0 to 0"),
+        "{stock}"
+    );
+    let lake = tailwater(&["sinks", "describe", "lake", "-o", "yaml"]).done();
+    assert!(lake.contains(&format!("bucket: cli-{id}")) && lake.contains("group: "), "{lake}");
     let sinks = json(tailwater(&["sinks", "list", "-o", "json"]));
     assert_eq!(sinks[1]["destination"], format!("s3://cli-{id}/"));
-    let none = tailwater(&["sinks", "run", "none"]);
+    let none = tailwater(&["sinks", "describe", "none"]);
     assert_eq!(none.code, Some(1));
-    assert!(none.stderr.contains("sink `none` is not registered (`find`, `lake`)"), "{none:#?}");
-    assert!(none.stderr.contains("`tailwater sinks apply -f DIR`"), "{none:#?}");
+    assert!(none.stderr.contains("is not registered; registered are find, lake"), "{none:#?}");
     let check = tailwater(&["check"]);
     assert_eq!(check.code, Some(0), "{check:#?}");
     place.leave().await
@@ -68,7 +77,7 @@ async fn an_apply_that_is_killed_is_finished_by_the_next() -> anyhow::Result<()>
     }
     assert!(kills > 0, "the first attempt had 200 ms at most");
     run(&place.folder, &["apply", "-f", "catalog"]).done();
-    let again = run(&place.folder, &["apply", "-f", "catalog", "--dry-run"]).done();
+    let again = run(&place.folder, &["plan", "-f", "catalog"]).done();
     assert_eq!(again, "");
     let sinks = json(run(&place.folder, &["sinks", "list", "-o", "json"]));
     assert_eq!(sinks.as_array().map(Vec::len), Some(2));
@@ -252,7 +261,139 @@ async fn a_topic_added_to_a_running_pipeline_flows_without_a_restart() -> anyhow
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_busy_admin_port_ends_thereader_with_its_address() -> anyhow::Result<()> {
+async fn sinks_are_registered_paused_resumed_and_removed_without_a_restart() -> anyhow::Result<()> {
+    let place = Place::new().await?;
+    let tailwater = |arguments: &[&str]| run(&place.folder, arguments);
+    let topic = format!("stock.{}", place.id);
+    tailwater(&["topics", "apply", "-f", "catalog"]).done();
+    let reader = Running::start(&place, &["cdc", "run"])?;
+    let sinks = Running::start(&place, &["sinks", "run"])?;
+    let status = || json(tailwater(&["status", "--json"]));
+    eventually("the slot is read", || status()["slot"]["active"] == true).await?;
+    let insert = async |from: u32, to: u32| {
+        let sql = format!("INSERT INTO shop.stock SELECT n FROM generate_series({from}, {to}) n");
+        place.sql.batch_execute(&sql).await
+    };
+    let lag = |sink: &str| {
+        let status = status();
+        let sinks = status["sinks"].as_array().expect("a list");
+        let found = sinks.iter().find(|s| s["name"] == sink).expect("is registered");
+        found["topics"][0]["lag"].as_i64().expect("a number")
+    };
+    let archived = || {
+        let segments = json(tailwater(&["lake", "ls", &topic, "-o", "json"]));
+        let segments = segments.as_array().expect("a list").clone();
+        segments.iter().filter_map(|s| s["records"].as_u64()).sum::<u64>()
+    };
+
+    insert(1, 10).await?;
+    tailwater(&["sinks", "apply", "-f", "catalog"]).done();
+    eventually("both sinks were started", || archived() == 10 && lag("find") == 0).await?;
+
+    assert_eq!(tailwater(&["sinks", "pause", "find"]).done(), "~ sink find: pause\n");
+    assert_eq!(tailwater(&["sinks", "pause", "find"]).done(), "", "it is paused already");
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    insert(11, 20).await?;
+    eventually("the other sink goes on", || archived() == 20).await?;
+    assert!(lag("find") >= 10, "the paused one does not");
+    let listed = tailwater(&["sinks", "list"]).done();
+    assert!(listed.lines().next().is_some_and(|line| line.ends_with("\tpaused")), "{listed}");
+    tailwater(&["apply", "-f", "catalog"]).done();
+    assert!(lag("find") >= 10, "an apply does not resume it");
+    tailwater(&["sinks", "resume", "find"]).done();
+    eventually("it goes on where it was", || lag("find") == 0).await?;
+
+    tailwater(&["topics", "pause", &topic]).done();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    insert(21, 30).await?;
+    eventually("the reader goes on", || lag("lake") >= 10 && lag("find") >= 10).await?;
+    tailwater(&["topics", "resume", &topic]).done();
+    eventually("both go on", || archived() == 30 && lag("find") == 0).await?;
+
+    let taken = tailwater(&["topics", "remove", &topic]);
+    assert_eq!(taken.code, Some(1));
+    assert!(taken.stderr.contains("while it is taken by `find`, `lake`"), "{taken:#?}");
+    tailwater(&["sinks", "remove", "lake"]).done();
+    tailwater(&["sinks", "remove", "find"]).done();
+    let removed = tailwater(&["topics", "remove", &topic]).done();
+    let publication =
+        format!("~ publication tailwater_cli_{}_changes: take out shop.stock", place.id);
+    assert_eq!(removed.lines().nth(1), Some(publication.as_str()), "{removed}");
+    insert(31, 40).await?;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(tailwater(&["topics", "list"]).done(), "");
+    assert_eq!(reader.drain()?, Some(0), "rows that were given up do not stop the reader");
+    assert_eq!(sinks.drain()?, Some(0));
+    place.leave().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pruning_shows_what_it_removes_and_leaves_data_alone() -> anyhow::Result<()> {
+    let place = Place::new().await?;
+    let tailwater = |arguments: &[&str]| run(&place.folder, arguments);
+    tailwater(&["apply", "-f", "catalog"]).done();
+    std::fs::remove_file(place.folder.join("catalog/sinks.yml"))?;
+    let kept = tailwater(&["plan", "-f", "catalog"]);
+    assert!(
+        kept.stderr.contains("left alone without --prune: sink `find`, sink `lake`"),
+        "{kept:#?}"
+    );
+    assert_eq!(kept.done(), "");
+    let pruned = tailwater(&["apply", "-f", "catalog", "--prune"]).done();
+    assert_eq!(pruned, "- sink find: remove\n- sink lake: remove\n");
+    assert_eq!(tailwater(&["sinks", "list"]).done(), "");
+    assert_eq!(tailwater(&["diff", "-f", "catalog", "--prune"]).done(), "");
+    place.leave().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_nobody_prepared_becomes_a_project_that_can_be_applied() -> anyhow::Result<()> {
+    let place = Place::new().await?;
+    let outbox =
+        include_str!("../../../services/outbox/sql/outbox.sql").replace("$schema", "orders");
+    place
+        .sql
+        .batch_execute(&format!(
+            "CREATE TABLE public.\"Odd Name\" (id int PRIMARY KEY, \"Wert\" text);
+             CREATE TABLE shop.keyless (n int);
+             CREATE TABLE shop.payment (id int PRIMARY KEY, card_number text);
+             CREATE VIEW shop.some AS SELECT 1;
+             CREATE SCHEMA orders; {outbox}
+             SELECT orders.outbox_append('orders', 'o1', 'Placed', '{{}}');"
+        ))
+        .await?;
+    let config = std::fs::read_to_string(place.folder.join("tailwater.yaml"))?;
+    let value = |key: &str| {
+        let (_, rest) = config.split_once(&format!("{key}: ")).expect("in the configuration");
+        rest.split([',', ' ', '}', '\n']).next().unwrap_or_default().trim_matches('"').to_owned()
+    };
+    let (host, port, user) = (value("host"), value("port"), value("user"));
+    let url = format!("postgres://{user}@{host}:{port}/{}", value("database"));
+    let (kafka, s3) = (value("brokers"), value("endpoint"));
+    let arguments = ["init", "--postgres", &url, "--kafka", &kafka, "--s3", &s3, "--dir", "new"];
+    let made = run(&place.folder, &arguments).done();
+    assert_eq!(made, "new/tailwater.yaml\nnew/catalog/topics.yaml\nnew/catalog/sinks.yaml\n");
+    let topics = std::fs::read_to_string(place.folder.join("new/catalog/topics.yaml"))?;
+    for expected in [
+        "name: shop.stock\nfrom: { table: shop.stock }",
+        "name: orders.events\nfrom: { outbox: orders, table: orders.outbox }",
+        ".odd-name\n",
+        "# shop.keyless is left out:",
+        "# shop.payment is left out:\n#   column `card_number` looks like card data",
+    ] {
+        assert!(topics.contains(expected), "{expected}\nis not in\n{topics}");
+    }
+    let again = run(&place.folder, &arguments);
+    assert_eq!(again.code, Some(1));
+    assert!(again.stderr.contains("`new/tailwater.yaml` exists"), "{again:#?}");
+    let new = place.folder.join("new");
+    let planned = run(&new, &["plan", "-f", "catalog"]).done();
+    assert!(planned.contains("+ topic orders.events: create with 3 partitions"), "{planned}");
+    place.leave().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_busy_admin_port_is_named_with_its_address() -> anyhow::Result<()> {
     let place = Place::new().await?;
     run(&place.folder, &["apply", "-f", "catalog"]).done();
     let taken = std::net::TcpListener::bind("127.0.0.1:0")?;

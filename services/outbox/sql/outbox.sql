@@ -16,15 +16,21 @@ CREATE TABLE IF NOT EXISTS $schema.outbox (
     correlation_id uuid,
     causation_id uuid,
     traceparent text,
-    PRIMARY KEY (id, created_at)
+    PRIMARY KEY (id, created_at),
+    -- A row that no event can be made of must fail here, in the transaction of whoever writes it.
+    CHECK (aggregate_type <> '' AND aggregate_id <> '' AND event_type <> '' AND partition_key <> ''),
+    CHECK (jsonb_typeof(headers) = 'object'),
+    -- Kafka takes 1 MiB with everything around it. Text is at most six times the size of jsonb.
+    CHECK (pg_column_size(payload) < 150000 OR octet_length(payload::text) <= 900000)
 ) PARTITION BY RANGE (created_at);
 
 CREATE TABLE IF NOT EXISTS $schema.outbox_default PARTITION OF $schema.outbox DEFAULT;
 
 -- Makes a partition for today and each of the next `days`. A day whose events already fell into the default partition
 -- is passed over.
+-- Days are those of UTC, whatever the session's time zone is.
 CREATE OR REPLACE FUNCTION $schema.outbox_partitions(days integer DEFAULT 7) RETURNS integer
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SET timezone = 'UTC' AS $$
 DECLARE
     day date;
     made integer := 0;

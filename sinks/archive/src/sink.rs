@@ -81,6 +81,7 @@ impl From<Error> for SinkError {
 impl<S: Objects> ArchiveSink<S> {
     /// An archive as declared. `origins` are where each partition begins, from the sink's registration.
     pub fn new(store: S, spec: ArchiveSpec, origins: Vec<Origin>) -> Self {
+        tailwater_runtime::describe(metrics::ALL);
         Self { store, spec, origins, writer: Uuid::new_v4().to_string() }
     }
 

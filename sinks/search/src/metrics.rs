@@ -1,18 +1,28 @@
-use metrics::{Unit, describe_counter, describe_histogram};
+//! What a search sink measures.
 
-/// Documents by `alias` and `outcome`: `stored`, `stale`, `refused`, `retried`, `superseded`.
+use tailwater_runtime::Metric;
+
+/// Documents sent.
 pub const DOCUMENTS: &str = "tailwater_search_documents_total";
-/// Records that asked for nothing, by `alias`: tombstones.
+/// Records that asked for nothing.
 pub const SKIPPED: &str = "tailwater_search_skipped_total";
-/// Seconds from sending a bulk request to having its reply, by `alias`.
+/// How long a bulk request took.
 pub const BULK_SECONDS: &str = "tailwater_search_bulk_seconds";
-/// Bytes of bulk requests before compression, by `alias`.
+/// Bytes of bulk requests.
 pub const BULK_BYTES: &str = "tailwater_search_bulk_bytes_total";
 
-/// Tells the exporter what they mean.
-pub fn describe() {
-    describe_counter!(DOCUMENTS, "Documents sent to the index, by what became of them");
-    describe_counter!(SKIPPED, "Records that ask nothing of the index");
-    describe_histogram!(BULK_SECONDS, Unit::Seconds, "Time of one bulk request");
-    describe_counter!(BULK_BYTES, Unit::Bytes, "Bulk requests before compression");
-}
+/// All of them.
+pub const ALL: &[Metric] = &[
+    Metric::counter(
+        DOCUMENTS,
+        &["alias", "outcome"],
+        "documents sent, by what became of them: stored, stale, refused, retried, superseded",
+    ),
+    Metric::counter(
+        SKIPPED,
+        &["alias"],
+        "records that ask nothing of the index, such as tombstones",
+    ),
+    Metric::histogram(BULK_SECONDS, &["alias"], "from sending a bulk request to having its reply"),
+    Metric::counter(BULK_BYTES, &["alias"], "bytes of bulk requests before compression"),
+];

@@ -68,7 +68,7 @@ pub struct SearchSink {
 impl SearchSink {
     /// Does not connect yet; the first `open` looks at the index.
     pub fn new(client: Client, pipeline: PipelineName, spec: SearchSpec) -> Self {
-        crate::metrics::describe();
+        tailwater_runtime::describe(crate::metrics::ALL);
         let (spec, found) = (Arc::new(spec), Mutex::new(None));
         Self { client, pipeline, spec, patience: Patience::default(), found }
     }

@@ -8,9 +8,6 @@ use tailwater_document::{Mistake, Mistakes, Place, parse};
 use crate::spec::{Load, Spec};
 use crate::{From, SinkKind, SinkSpec, TopicName, TopicSpec};
 
-/// Column and topic words that point at card data, which must never enter a log that is kept for ever.
-const CARD_WORDS: [&str; 4] = ["card_number", "cardnumber", "cvv", "cvc"];
-
 /// Everything declared in a folder.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Catalog {
@@ -97,12 +94,10 @@ impl Catalog {
                     "an outbox event's key is its `partition_key` or `aggregate_id`; remove `key`";
                 mistakes.add(place(topic.declared_at.as_ref()), "key", problem);
             }
-            for column in topic.key.iter().flatten() {
-                if CARD_WORDS.iter().any(|word| column.to_lowercase().contains(word)) {
-                    let problem =
-                        format!("`{column}` looks like card data, which must not enter Kafka");
-                    mistakes.add(place(topic.declared_at.as_ref()), "key", problem);
-                }
+            if let Some(column) = topic.card_like(key_columns(topic)) {
+                let problem =
+                    format!("`{column}` looks like card data, which must not enter Kafka");
+                mistakes.add(place(topic.declared_at.as_ref()), "key", problem);
             }
         }
     }
@@ -151,6 +146,10 @@ impl Catalog {
     }
 }
 
+fn key_columns(topic: &TopicSpec) -> impl Iterator<Item = &str> {
+    topic.key.iter().flatten().map(String::as_str)
+}
+
 fn place(declared_at: Option<&Place>) -> Place {
     declared_at.cloned().unwrap_or_else(|| Place::file("catalog"))
 }
@@ -162,7 +161,9 @@ fn at(declared_at: Option<&Place>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Registration, Registrations, SinkRegistration, TableName, TopicRegistration};
+    use crate::{
+        Registration, Registrations, SinkRegistration, Standing, TableName, TopicRegistration,
+    };
 
     const GOOD: &str = "\
 apiVersion: tailwater/v1
@@ -230,10 +231,15 @@ search: { alias: stock, mapping: m.json }
             written.push(Registration::Topic(TopicRegistration {
                 spec,
                 key_columns: vec!["id".into()],
+                standing: Standing::Active,
             }));
         }
         for spec in catalog.sinks {
-            written.push(Registration::Sink(SinkRegistration { spec, origins: vec![] }));
+            written.push(Registration::Sink(SinkRegistration {
+                spec,
+                origins: vec![],
+                standing: Standing::Active,
+            }));
         }
         let mut read = Registrations::default();
         for registration in &written {

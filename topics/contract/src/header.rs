@@ -20,6 +20,8 @@ pub const CE_SOURCE: &str = "ce_source";
 pub const CE_TIME: &str = "ce_time";
 /// Aggregate id.
 pub const CE_SUBJECT: &str = "ce_subject";
+/// Version of the event type, as a CloudEvents extension.
+pub const CE_EVENT_VERSION: &str = "ce_eventversion";
 /// Media type of the value.
 pub const CONTENT_TYPE: &str = "content-type";
 /// W3C trace context.
@@ -28,6 +30,13 @@ pub const TRACEPARENT: &str = "traceparent";
 pub const CORRELATION_ID: &str = "correlation-id";
 /// Which event caused this one.
 pub const CAUSATION_ID: &str = "causation-id";
+
+/// Whether a name says something about a record that only Tailwater may say.
+pub fn is_ours(name: &str) -> bool {
+    let single = [CONTENT_TYPE, TRACEPARENT, CORRELATION_ID, CAUSATION_ID];
+    let families = ["tw-", "ce_"];
+    families.iter().any(|family| name.starts_with(family)) || single.contains(&name)
+}
 
 /// Which sink set the record aside.
 pub const DLQ_SINK: &str = "tw-dlq-sink";

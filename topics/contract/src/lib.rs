@@ -16,6 +16,7 @@
 
 pub mod header;
 pub mod name;
+pub mod shape;
 
 mod lsn;
 mod position;
@@ -28,8 +29,11 @@ pub use catalog::Catalog;
 pub use lsn::{Lsn, NotAnLsn};
 pub use name::{PipelineName, SinkName, TableName, TopicName};
 pub use position::{NotAPosition, Position};
-pub use registration::{Origin, Registration, Registrations, SinkRegistration, TopicRegistration};
+pub use registration::{
+    Origin, Registration, Registrations, SinkRegistration, Standing, TopicRegistration,
+};
 pub use seq::Seq;
 pub use spec::{
     ArchiveSpec, BulkSpec, From, SearchSpec, SegmentSpec, SinkKind, SinkSpec, TopicSpec,
+    looks_like_card_data,
 };

@@ -1,13 +1,54 @@
 //! Declared topics and sinks as they stand in the registration topic.
 //!
 //! The topic is compacted and has one partition; its key is `topic/<name>` or `sink/<name>`, its value the JSON
-//! of a [`Registration`], and a tombstone removes one. Reader and workers fold it into [`Registrations`].
+//! of a [`Registration`]. Reader and workers fold it into [`Registrations`].
+//!
+//! ```text
+//!  apply ──▶ active ◀──resume── paused
+//!              │ ──────pause──────▶ │
+//!              └──▶ removed ◀───────┘      apply makes it active again
+//! ```
+//!
+//! What is removed stays registered as such. Of a topic, the write-ahead log may still hold rows of its table,
+//! and the reader must know that they were given up rather than forgotten. Of a sink, the origins must survive:
+//! they are where its archive's chains begin.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use crate::{SinkName, SinkSpec, TopicName, TopicSpec};
+
+/// What was decided about something registered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Standing {
+    /// A topic is written and delivered; a sink runs.
+    #[default]
+    Active,
+    /// A topic is written and no sink takes it; a sink stands still and keeps its place.
+    Paused,
+    /// Rows of a topic's table are given up; a sink has no worker.
+    Removed,
+}
+
+impl Standing {
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "the signature serde asks for")]
+    fn is_active(&self) -> bool {
+        *self == Self::Active
+    }
+}
+
+impl fmt::Display for Standing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Active => "active",
+            Self::Paused => "paused",
+            Self::Removed => "removed",
+        })
+    }
+}
 
 /// A topic that the reader writes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,6 +58,9 @@ pub struct TopicRegistration {
     /// Columns that make the record key: the declared ones, else the table's replica identity at registration.
     /// Empty for outbox topics, whose key is a column of the outbox row.
     pub key_columns: Vec<String>,
+    /// What was decided about it.
+    #[serde(default, skip_serializing_if = "Standing::is_active")]
+    pub standing: Standing,
 }
 
 /// A sink that a worker runs.
@@ -26,6 +70,9 @@ pub struct SinkRegistration {
     pub spec: SinkSpec,
     /// Where each partition begins for this sink. Set when the partition is first registered, then kept.
     pub origins: Vec<Origin>,
+    /// What was decided about it.
+    #[serde(default, skip_serializing_if = "Standing::is_active")]
+    pub standing: Standing,
 }
 
 impl SinkRegistration {
@@ -98,6 +145,37 @@ pub enum BadRegistration {
 }
 
 impl Registrations {
+    /// The topics the reader writes: all that were not removed.
+    pub fn written(&self) -> impl Iterator<Item = &TopicRegistration> + Clone {
+        self.topics.values().filter(|topic| topic.standing != Standing::Removed)
+    }
+
+    /// The sinks that stand, running or paused: all that were not removed.
+    pub fn standing_sinks(&self) -> impl Iterator<Item = &SinkRegistration> {
+        self.sinks.values().filter(|sink| sink.standing != Standing::Removed)
+    }
+
+    /// A topic that was not removed.
+    pub fn topic(&self, name: &TopicName) -> Option<&TopicRegistration> {
+        self.topics.get(name).filter(|topic| topic.standing != Standing::Removed)
+    }
+
+    /// A sink that was not removed.
+    pub fn sink(&self, name: &SinkName) -> Option<&SinkRegistration> {
+        self.sinks.get(name).filter(|sink| sink.standing != Standing::Removed)
+    }
+
+    /// What a worker of this sink has to do now: the registration without paused topics, or `None` when there is
+    /// nothing to do.
+    pub fn work_of(&self, name: &SinkName) -> Option<SinkRegistration> {
+        let mut sink = self.sinks.get(name).filter(|sink| sink.standing.is_active())?.clone();
+        let flows = |topic: &TopicName| {
+            self.topics.get(topic).is_none_or(|topic| topic.standing.is_active())
+        };
+        sink.spec.topics.retain(flows);
+        (!sink.spec.topics.is_empty()).then_some(sink)
+    }
+
     /// Takes one record of the registration topic, in order.
     pub fn on_record(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<(), BadRegistration> {
         let text = String::from_utf8_lossy(key);
@@ -125,5 +203,69 @@ impl Registrations {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{ArchiveSpec, From, SegmentSpec, SinkKind};
+
+    fn topic(name: &str, standing: Standing) -> TopicRegistration {
+        let spec = TopicSpec {
+            name: name.parse().expect("valid"),
+            from: From::Table("shop.stock".parse().expect("valid")),
+            key: None,
+            partitions: 1,
+            replication: None,
+            config: BTreeMap::new(),
+            expose: Vec::new(),
+            declared_at: None,
+        };
+        TopicRegistration { spec, key_columns: vec!["id".into()], standing }
+    }
+
+    fn registered(topics: &[(&str, Standing)], standing: Standing) -> Registrations {
+        let segment = SegmentSpec { bytes: 1, records: 1, age_ms: 1 };
+        let archive = ArchiveSpec { bucket: "events".into(), prefix: String::new(), segment };
+        let spec = SinkSpec {
+            name: "lake".parse().expect("valid"),
+            topics: topics.iter().map(|(name, _)| name.parse().expect("valid")).collect(),
+            kind: SinkKind::Archive(archive),
+            declared_at: None,
+        };
+        let sink = SinkRegistration { spec, origins: Vec::new(), standing };
+        Registrations {
+            topics: topics
+                .iter()
+                .map(|(name, standing)| (name.parse().expect("valid"), topic(name, *standing)))
+                .collect(),
+            sinks: [(sink.spec.name.clone(), sink)].into(),
+        }
+    }
+
+    #[test]
+    fn a_paused_topic_is_left_out_of_the_work_of_its_sinks() {
+        let lake = "lake".parse().expect("valid");
+        let both = [("a", Standing::Active), ("b", Standing::Paused)];
+        let work = registered(&both, Standing::Active).work_of(&lake).expect("one flows");
+        assert_eq!(work.spec.topics, ["a".parse().expect("valid")]);
+        let none = registered(&both[1..], Standing::Active).work_of(&lake);
+        assert_eq!(none, None, "nothing flows");
+        for standing in [Standing::Paused, Standing::Removed] {
+            assert_eq!(registered(&both, standing).work_of(&lake), None);
+        }
+    }
+
+    #[test]
+    fn a_registration_of_a_version_without_standing_reads_as_active() {
+        let mut value = serde_json::to_value(Registration::Topic(topic("a", Standing::Active)))
+            .expect("serializes");
+        assert!(value.as_object().is_some_and(|value| !value.contains_key("standing")));
+        value["spec"].as_object_mut().expect("a map").remove("config");
+        let mut read = Registrations::default();
+        let text = value.to_string();
+        read.on_record(b"topic/a", Some(text.as_bytes())).expect("reads");
+        assert_eq!(read.topics.values().next().map(|topic| topic.standing), Some(Standing::Active));
     }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use tailwater_document::{ByteSize, Mistakes, Node, Place, Section, Span};
 
-use crate::{SinkName, TableName, TopicName};
+use crate::{SinkName, TableName, TopicName, shape};
 
 /// Reads a file that a spec names, such as a mapping, by its path relative to the declaring file.
 pub(crate) type Load<'a> = &'a dyn Fn(&Path) -> std::io::Result<String>;
@@ -29,6 +29,9 @@ pub struct TopicSpec {
     /// Kafka's own topic settings, verbatim.
     #[serde(default)]
     pub config: BTreeMap<String, String>,
+    /// Columns that are published although their names look like card data.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub expose: Vec<String>,
     /// Where it was declared, for messages; not stored.
     #[serde(skip)]
     pub declared_at: Option<Place>,
@@ -41,12 +44,31 @@ impl TopicSpec {
         policy.is_some_and(|policy| policy.split(',').any(|part| part.trim() == "compact"))
     }
 
+    /// Of these columns, the one whose name looks like card data and that nobody chose to expose. What a log keeps
+    /// for ever must not hold such data by accident.
+    pub fn card_like<'c>(&self, columns: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
+        let is_exposed = |column: &str| self.expose.iter().any(|exposed| exposed == column);
+        columns.into_iter().find(|column| looks_like_card_data(column) && !is_exposed(column))
+    }
+
     /// The table its records come from.
     pub fn table(&self) -> &TableName {
         match &self.from {
             From::Table(table) | From::Outbox { table, .. } => table,
         }
     }
+}
+
+/// Whole words of names that mean card data, and runs of letters that mean it wherever they stand.
+const CARD_WORDS: [&str; 3] = ["pan", "cvv", "cvc"];
+const CARD_RUNS: [&str; 4] = ["cardnumber", "cardno", "cardnum", "securitycode"];
+
+/// Whether the name of a column says that card data is in it.
+pub fn looks_like_card_data(column: &str) -> bool {
+    let lower = column.to_lowercase();
+    let mut words = lower.split(|letter: char| !letter.is_alphanumeric());
+    let run: String = lower.chars().filter(|letter| letter.is_alphanumeric()).collect();
+    words.any(|word| CARD_WORDS.contains(&word)) || CARD_RUNS.iter().any(|part| run.contains(part))
 }
 
 /// Where the records of a topic come from.
@@ -181,18 +203,12 @@ fn topic(mut top: Section<'_>, mistakes: &mut Mistakes) -> Option<TopicSpec> {
     }
     let replication = top.optional("replication", mistakes);
     let config = top.texts("config", mistakes);
-    for (key, why) in [
-        (
-            "mask",
-            "column masks do not exist yet in this version; leave the column out of the publication by a view of the table, or wait",
-        ),
-        ("values", "only the default value form exists in this version"),
-    ] {
-        if top.node(key).is_some() {
-            top.refuse(key, why, mistakes);
-        }
-    }
-    top.finish(mistakes);
+    let expose: Vec<String> =
+        top.list("expose", mistakes).into_iter().map(|(column, _)| column).collect();
+    let why = "column masks do not exist yet in this version; leave the column out by capturing a table without it";
+    top.not_yet("mask", why, mistakes);
+    top.not_yet("values", "only the default value form exists in this version", mistakes);
+    top.finish_as(&shape::TOPIC, mistakes);
     Some(TopicSpec {
         name: name?,
         from: from?,
@@ -200,14 +216,13 @@ fn topic(mut top: Section<'_>, mistakes: &mut Mistakes) -> Option<TopicSpec> {
         partitions,
         replication,
         config,
+        expose,
         declared_at,
     })
 }
 
 fn source(mut from: Section<'_>, mistakes: &mut Mistakes) -> Option<From> {
-    if from.node("message").is_some() {
-        from.refuse("message", "logical messages cannot be routed yet in this version", mistakes);
-    }
+    from.not_yet("message", "logical messages cannot be routed yet in this version", mistakes);
     let outbox: Option<String> = from.optional("outbox", mistakes);
     let table: Option<TableName> = from.optional("table", mistakes);
     let read = match (outbox, table) {
@@ -223,7 +238,7 @@ fn source(mut from: Section<'_>, mistakes: &mut Mistakes) -> Option<From> {
         },
         (None, table) => table.map(From::Table),
     };
-    from.finish(mistakes);
+    from.finish_as(&shape::FROM, mistakes);
     read
 }
 
@@ -238,18 +253,22 @@ fn sink(mut top: Section<'_>, load: Load<'_>, mistakes: &mut Mistakes) -> Option
     let kind: Option<String> = top.required("type", mistakes);
     let kind = match kind.as_deref() {
         Some("archive") => {
-            archive(top.section("archive", mistakes), mistakes).map(SinkKind::Archive)
+            let archive = archive(top.section("archive", mistakes), mistakes);
+            top.finish_as(&shape::ARCHIVE_SINK, mistakes);
+            archive.map(SinkKind::Archive)
         }
         Some("search") => {
-            search(top.section("search", mistakes), load, mistakes).map(SinkKind::Search)
+            let search = search(top.section("search", mistakes), load, mistakes);
+            top.finish_as(&shape::SEARCH_SINK, mistakes);
+            search.map(SinkKind::Search)
         }
+        // Which other keys belong here cannot be said without it.
         Some(_) => {
             top.refuse("type", "expected `archive` or `search`", mistakes);
             None
         }
         None => None,
     };
-    top.finish(mistakes);
     Some(SinkSpec { name: name?, topics, kind: kind?, declared_at })
 }
 
@@ -280,8 +299,8 @@ fn archive(mut archive: Section<'_>, mistakes: &mut Mistakes) -> Option<ArchiveS
         &[("bytes", spec.bytes), ("records", spec.records), ("age", spec.age_ms)],
         mistakes,
     );
-    segment.finish(mistakes);
-    archive.finish(mistakes);
+    segment.finish_as(&shape::SEGMENT, mistakes);
+    archive.finish_as(&shape::ARCHIVE, mistakes);
     Some(ArchiveSpec { bucket: bucket?, prefix, segment: spec })
 }
 
@@ -320,8 +339,8 @@ fn search(mut search: Section<'_>, load: Load<'_>, mistakes: &mut Mistakes) -> O
         &[("bytes", spec.bytes), ("operations", spec.operations), ("age", spec.age_ms)],
         mistakes,
     );
-    bulk.finish(mistakes);
-    search.finish(mistakes);
+    bulk.finish_as(&shape::BULK, mistakes);
+    search.finish_as(&shape::SEARCH, mistakes);
     Some(SearchSpec { alias: alias?, mapping: mapping?, bulk: spec })
 }
 

@@ -13,9 +13,10 @@ use tailwater_topics_contract::{
 };
 
 use crate::broker::Broker;
+use crate::change::{Change, NewTopic};
 use crate::database::Database;
 use crate::destinations::{self, Destinations};
-use crate::plan::{Change, NewTopic, dead_letter_topic, declared_topic, internal_topics};
+use crate::plan::{dead_letter_topic, declared_topic, internal_topics};
 use crate::world::World;
 use crate::{broker, database, registrations};
 
@@ -125,27 +126,34 @@ impl Registry {
                 self.database.set_publication(name, publish).await?;
             }
             Change::PublishTables { name, tables } => self.database.publish(name, tables).await?,
-            Change::RegisterSink { spec, origins, new } => {
-                self.register_sink(spec, origins, new).await?;
+            Change::RegisterSink { spec, standing, origins, new } => {
+                let origins = self.origins(origins, new).await?;
+                let (spec, standing) = (spec.clone(), *standing);
+                let sink = SinkRegistration { spec, origins, standing };
+                self.register(Registration::Sink(sink)).await?;
+            }
+            Change::SetStanding(registration) => self.register(registration.clone()).await?,
+            Change::UnpublishTables { name, tables } => {
+                self.database.unpublish(name, tables).await?;
             }
         }
         Ok(())
     }
 
-    async fn register_sink(
+    /// The known origins, and those of new partitions: where each of them begins now.
+    async fn origins(
         &self,
-        spec: &SinkSpec,
-        origins: &[Origin],
+        known: &[Origin],
         new: &[(TopicName, i32)],
-    ) -> Result<(), Error> {
+    ) -> Result<Vec<Origin>, Error> {
         let dt = today();
-        let mut origins = origins.to_vec();
+        let mut origins = known.to_vec();
         for (topic, partition) in new {
             let (offset, _) = self.broker.watermarks(topic, *partition).await?;
             let (topic, dt) = (topic.clone(), dt.clone());
             origins.push(Origin { topic, partition: *partition, offset, dt });
         }
-        self.register(Registration::Sink(SinkRegistration { spec: spec.clone(), origins })).await
+        Ok(origins)
     }
 
     async fn register(&self, registration: Registration) -> Result<(), Error> {

@@ -15,7 +15,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::metadata::Metadata;
 use tailwater_topics_contract::TopicName;
 
-use crate::plan::{NewTopic, Setting};
+use crate::change::{NewTopic, Setting};
 use crate::world::TopicState;
 
 /// How long one request may take; the client connects again and again within it.

@@ -16,6 +16,46 @@ use crate::world::PublicationState;
 /// How long a server that does not answer is tried again. Covers a restart.
 const CONNECT_MAX: Duration = Duration::from_secs(15);
 
+/// What a database holds that could be captured.
+#[derive(Clone, Debug)]
+pub struct Discovered {
+    /// Every table that is no partition of another.
+    pub tables: BTreeMap<TableName, TableState>,
+    /// Aggregate types found in tables that are outboxes.
+    pub aggregates: BTreeMap<TableName, Vec<String>>,
+    /// `wal_level` of the server; capturing needs `logical`.
+    pub wal_level: String,
+}
+
+/// Looks through a whole database.
+pub async fn discover(config: &tokio_postgres::Config) -> Result<Discovered, Error> {
+    let database = Database::connect(config).await?;
+    let rows = database.client.query(NAMES, &[]).await.map_err(query("tables"))?;
+    let name = |row: &tokio_postgres::Row| TableName { schema: row.get(0), table: row.get(1) };
+    let names: BTreeSet<TableName> = rows.iter().map(name).collect();
+    let tables = database.tables(&names).await?;
+    let mut aggregates = BTreeMap::new();
+    for (name, table) in &tables {
+        if table.outbox_obstacles(name).is_empty() {
+            let sql = format!(
+                "SELECT DISTINCT aggregate_type FROM {} ORDER BY 1 LIMIT 100",
+                name.quoted()
+            );
+            let rows = database.client.query(&sql, &[]).await.map_err(query("aggregate types"))?;
+            aggregates.insert(name.clone(), rows.iter().map(|row| row.get(0)).collect());
+        }
+    }
+    let row = database.client.query_one("SHOW wal_level", &[]).await;
+    let wal_level = row.map_err(query("`wal_level`"))?.get(0);
+    Ok(Discovered { tables, aggregates, wal_level })
+}
+
+const NAMES: &str = "
+SELECT n.nspname, c.relname
+FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence <> 't'
+  AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'";
+
 /// A connection to the database.
 pub(crate) struct Database {
     client: Client,
@@ -175,7 +215,7 @@ impl Database {
             let leaf = Leaf {
                 name: TableName { schema: row.get("schema"), table: row.get("name") },
                 identity: identity(row.get("identity"), row.get("identity_index")),
-                has_primary_key: !primary_key.is_empty(),
+                primary_key,
             };
             (leaf, row.get("has_toast"))
         };
@@ -235,6 +275,11 @@ impl Database {
     /// Adds tables to a publication.
     pub(crate) async fn publish(&self, name: &str, tables: &[TableName]) -> Result<(), Error> {
         self.run(format!("ALTER PUBLICATION {} ADD TABLE {}", quoted(name), listed(tables))).await
+    }
+
+    /// Takes tables out of a publication.
+    pub(crate) async fn unpublish(&self, name: &str, tables: &[TableName]) -> Result<(), Error> {
+        self.run(format!("ALTER PUBLICATION {} DROP TABLE {}", quoted(name), listed(tables))).await
     }
 
     async fn run(&self, sql: String) -> Result<(), Error> {

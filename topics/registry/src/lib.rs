@@ -10,12 +10,15 @@
 //!
 //! * Planning is a function of two values. Everything that can be refused is refused there, before anything is
 //!   touched.
-//! * Nothing is deleted or shrunk. A killed apply is repeated: it goes on from what it finds.
+//! * No data is deleted or shrunk. A killed apply is repeated: it goes on from what it finds.
 #![forbid(unsafe_code)]
 
 pub mod table; // what Postgres says of a table, and whether it can be captured
 pub mod world; // everything observed
+mod change; // what can be done to it
+mod refusal; // why something declared cannot work
 pub mod plan; // declared against observed
+pub mod removal; // pausing, resuming and removing what is registered
 pub mod broker; // Kafka topics
 pub mod database; // Postgres tables and publications
 pub mod destinations; // bucket and index, through the sinks' own crates
@@ -23,5 +26,7 @@ mod apply; // observes and changes
 pub mod registrations; // the topic that makes all of it known
 
 pub use apply::{Error, Registry, Servers};
-pub use plan::{Change, Plan, Refusal, Scope, plan};
+pub use change::{Change, NewTopic, Setting};
+pub use plan::{Plan, Scope, plan};
+pub use refusal::Refusal;
 pub use world::World;

@@ -9,17 +9,18 @@
 //! * The order is what makes a kill between any two changes harmless. A topic is registered before its table is
 //!   published, so the reader never meets a row that it has no route for; a sink is registered when everything
 //!   it needs is there.
-//! * Nothing is ever deleted or shrunk. What stands in the world and not in the catalog is left alone.
+//! * Nothing is ever deleted or shrunk. What stands in the world and not in the catalog is left alone, unless its
+//!   removal is asked for: [`crate::removal`].
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 
-use tailwater_document::Place;
 use tailwater_topics_contract::{
-    Catalog, From, Origin, PipelineName, SearchSpec, SinkKind, SinkName, SinkRegistration,
-    SinkSpec, TableName, TopicName, TopicRegistration, TopicSpec,
+    Catalog, From, PipelineName, SinkKind, SinkName, SinkRegistration, SinkSpec, Standing,
+    TableName, TopicName, TopicRegistration, TopicSpec,
 };
 
+use crate::change::{Change, NewTopic, Setting, source};
+use crate::refusal::Refusal;
 use crate::world::{IndexState, PublicationState, TopicState, World};
 
 /// Which part of a catalog is planned.
@@ -39,125 +40,6 @@ pub struct Plan {
     /// The changes; none means that the world is as declared.
     pub changes: Vec<Change>,
 }
-
-/// One change, which can be repeated without harm.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Change {
-    /// Creates a topic.
-    CreateTopic(NewTopic),
-    /// Adds partitions to a topic that never held a record.
-    GrowTopic {
-        /// The topic.
-        name: TopicName,
-        /// Partitions it has.
-        from: u32,
-        /// Partitions it gets.
-        to: u32,
-    },
-    /// Changes settings of a topic; all others stay.
-    SetTopicConfig {
-        /// The topic.
-        name: TopicName,
-        /// The settings that differ.
-        settings: Vec<Setting>,
-    },
-    /// Creates a bucket.
-    CreateBucket {
-        /// The bucket.
-        bucket: String,
-    },
-    /// Creates an index and its alias.
-    CreateIndex {
-        /// As declared.
-        spec: SearchSpec,
-    },
-    /// Makes a topic known to the reader.
-    RegisterTopic(TopicRegistration),
-    /// Creates a publication.
-    CreatePublication {
-        /// The publication.
-        name: String,
-        /// What it publishes.
-        publish: &'static str,
-        /// Its tables, perhaps none yet.
-        tables: Vec<TableName>,
-    },
-    /// Sets what a publication publishes and how partitions appear in it.
-    SetPublication {
-        /// The publication.
-        name: String,
-        /// What it publishes.
-        publish: &'static str,
-    },
-    /// Adds tables to a publication.
-    PublishTables {
-        /// The publication.
-        name: String,
-        /// The tables it lacks.
-        tables: Vec<TableName>,
-    },
-    /// Makes a sink known to the workers.
-    RegisterSink {
-        /// As declared.
-        spec: SinkSpec,
-        /// Where its known partitions begin; kept as they were.
-        origins: Vec<Origin>,
-        /// Partitions whose beginning is taken when this is applied.
-        new: Vec<(TopicName, i32)>,
-    },
-}
-
-/// A topic to be created.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NewTopic {
-    /// The topic.
-    pub name: TopicName,
-    /// Its partitions.
-    pub partitions: u32,
-    /// Replication factor; absent: the broker's default.
-    pub replication: Option<u16>,
-    /// Settings that differ from the broker's defaults.
-    pub config: BTreeMap<String, String>,
-}
-
-/// One setting of a topic that differs from what is declared.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Setting {
-    /// Its name.
-    pub key: String,
-    /// The value in force.
-    pub from: String,
-    /// The declared value.
-    pub to: String,
-}
-
-/// Something declared that cannot work.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Refusal {
-    /// Where it was declared.
-    pub place: Option<Place>,
-    /// What is concerned, such as ``topic `inventory.cdc` ``.
-    pub subject: String,
-    /// What is wrong.
-    pub problem: String,
-    /// What mends it, where that is one statement.
-    pub remedy: Option<String>,
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(place) = &self.place {
-            write!(f, "{place}: ")?;
-        }
-        write!(f, "{}: {}", self.subject, self.problem)?;
-        match &self.remedy {
-            Some(remedy) => write!(f, "; mend it with: {remedy}"),
-            None => Ok(()),
-        }
-    }
-}
-
-impl std::error::Error for Refusal {}
 
 /// Topics the pipeline needs for itself, whatever is declared.
 pub fn internal_topics(pipeline: &PipelineName) -> [NewTopic; 2] {
@@ -275,7 +157,7 @@ impl Planner<'_> {
     }
 
     fn topic(&mut self, spec: &TopicSpec) {
-        let stored = self.world.registrations.topics.get(&spec.name);
+        let stored = self.world.registrations.topic(&spec.name);
         match self.world.topics.get(&spec.name) {
             None => match self.world.uncreatable.get(&spec.name) {
                 Some(why) => self.refuse_topic(spec, format!("Kafka would not create it: {why}")),
@@ -283,8 +165,11 @@ impl Planner<'_> {
             },
             Some(found) => self.existing_topic(spec, found, stored.is_some()),
         }
+        self.same_rows(spec);
         let Some(key_columns) = self.key_columns(spec) else { return };
-        let registration = TopicRegistration { spec: undeclared(spec.clone()), key_columns };
+        let standing = stored.map(|stored| stored.standing).unwrap_or_default();
+        let spec_stored = undeclared(spec.clone());
+        let registration = TopicRegistration { spec: spec_stored, key_columns, standing };
         match stored {
             Some(stored) if *stored == registration => {}
             Some(stored) if stored.spec.from != spec.from => {
@@ -306,11 +191,35 @@ impl Planner<'_> {
         }
     }
 
+    /// Rows go to one topic. Within a catalog that is checked when it is read; here against what was registered
+    /// by other catalogs.
+    fn same_rows(&mut self, spec: &TopicSpec) {
+        let same = |other: &&TopicRegistration| {
+            let other = &other.spec;
+            let is_declared = self.catalog.topics.iter().any(|topic| topic.name == other.name);
+            let same_rows = match (&other.from, &spec.from) {
+                (From::Outbox { .. }, From::Outbox { .. }) => other.from == spec.from,
+                _ => other.table() == spec.table(),
+            };
+            other.name != spec.name && !is_declared && same_rows
+        };
+        if let Some(other) = self.world.registrations.written().find(same) {
+            let problem = format!(
+                "`{}` is registered for the same rows; remove it first: `tailwater topics remove {0}`",
+                other.spec.name
+            );
+            self.refuse_topic(spec, problem);
+        }
+    }
+
     fn existing_topic(&mut self, spec: &TopicSpec, found: &TopicState, registered: bool) {
         let (has, wants) = (found.partitions, spec.partitions);
         if found.has_records && !registered {
-            let problem =
-                "already holds records that this pipeline did not write; choose another name";
+            let problem = if self.world.registrations.topics.contains_key(&spec.name) {
+                "was removed and still holds its records; changes since then would be missing in it, so choose another name or delete the topic in Kafka"
+            } else {
+                "already holds records that this pipeline did not write; choose another name"
+            };
             self.refuse_topic(spec, problem);
         } else if wants < has {
             let problem = format!(
@@ -334,9 +243,10 @@ impl Planner<'_> {
 
     /// A sink must know the beginning of every partition it is given, so it is registered anew with the topic.
     fn grown_under_a_sink(&mut self, spec: &TopicSpec) {
-        for (name, sink) in &self.world.registrations.sinks {
-            let is_planned =
-                self.sinks_planned && self.catalog.sinks.iter().any(|s| s.name == *name);
+        for sink in self.world.registrations.standing_sinks() {
+            let name = &sink.spec.name;
+            let is_planned = self.sinks_planned
+                && self.catalog.sinks.iter().any(|planned| planned.name == *name);
             if sink.spec.topics.contains(&spec.name) && !is_planned {
                 let problem = format!(
                     "new partitions must be made known to sink `{name}` too; apply it together with this topic: `tailwater apply`"
@@ -369,6 +279,17 @@ impl Planner<'_> {
             self.refuse_topic(spec, format!("table `{name}` does not exist in this database"));
             return None;
         };
+        if let Some(column) = spec.card_like(table.columns.iter().map(|c| c.name.as_str())) {
+            self.refusals.push(Refusal {
+                remedy: Some(format!("expose: [{column}]")),
+                ..topic_refusal(
+                    spec,
+                    format!(
+                        "column `{column}` of `{name}` looks like card data, which must not enter Kafka by accident; rename it, or if it is harmless say so"
+                    ),
+                )
+            });
+        }
         let found = match &spec.from {
             From::Table(_) => table.key_columns(name, spec.key.as_deref()),
             From::Outbox { .. } => match table.outbox_obstacles(name) {
@@ -411,9 +332,15 @@ impl Planner<'_> {
             .filter(|place| !known.contains(place))
             .map(|(topic, partition)| (topic.clone(), partition))
             .collect();
+        let standing = match stored.map(|stored| stored.standing) {
+            Some(Standing::Paused) => Standing::Paused,
+            _ => Standing::Active,
+        };
         let spec = undeclared_sink(spec.clone());
-        if !new.is_empty() || stored.is_none_or(|stored| stored.spec != spec) {
-            self.registered_sinks.push(Change::RegisterSink { spec, origins, new });
+        let is_same =
+            |stored: &SinkRegistration| stored.spec == spec && stored.standing == standing;
+        if !new.is_empty() || !stored.is_some_and(is_same) {
+            self.registered_sinks.push(Change::RegisterSink { spec, standing, origins, new });
         }
     }
 
@@ -445,7 +372,7 @@ impl Planner<'_> {
     }
 
     fn sink_topic(&mut self, spec: &SinkSpec, topic: &TopicName, with_topics: bool) {
-        if !with_topics && !self.world.registrations.topics.contains_key(topic) {
+        if !with_topics && self.world.registrations.topic(topic).is_none() {
             let problem =
                 format!("topic `{topic}` is not registered; run `tailwater topics apply` first");
             return self.refuse_sink(spec, problem);
@@ -495,6 +422,9 @@ impl Planner<'_> {
             let problem =
                 format!("{problem}; declare the new destination as a sink of another name");
             self.refuse_sink(spec, problem);
+        }
+        if stored.standing == Standing::Removed {
+            return;
         }
         for topic in stored.spec.topics.iter().filter(|topic| !spec.topics.contains(topic)) {
             let problem = format!(
@@ -621,13 +551,6 @@ fn undeclared_sink(mut spec: SinkSpec) -> SinkSpec {
     spec
 }
 
-fn source(from: &From) -> String {
-    match from {
-        From::Table(table) => format!("table `{table}`"),
-        From::Outbox { aggregate, table } => format!("aggregate `{aggregate}` of outbox `{table}`"),
-    }
-}
-
 fn owned(config: &[(&str, &str)]) -> BTreeMap<String, String> {
     config.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
 }
@@ -639,83 +562,14 @@ impl Plan {
     }
 }
 
-/// One line, as a plan is printed: `+` creates, `~` changes.
-impl fmt::Display for Change {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::CreateTopic(topic) => {
-                write!(f, "+ topic {}: create with {}", topic.name, partitions(topic.partitions))?;
-                if let Some(replication) = topic.replication {
-                    write!(f, ", {replication} replicas")?;
-                }
-                for (key, value) in &topic.config {
-                    write!(f, ", {key}={value}")?;
-                }
-                Ok(())
-            }
-            Self::GrowTopic { name, from, to } => {
-                write!(f, "~ topic {name}: grow from {from} to {}", partitions(*to))
-            }
-            Self::SetTopicConfig { name, settings } => {
-                write!(f, "~ topic {name}: set")?;
-                for (number, Setting { key, from, to }) in settings.iter().enumerate() {
-                    let comma = if number == 0 { "" } else { "," };
-                    write!(f, "{comma} {key}={to} (was {from})")?;
-                }
-                Ok(())
-            }
-            Self::CreateBucket { bucket } => write!(f, "+ bucket {bucket}: create"),
-            Self::CreateIndex { spec } => {
-                write!(f, "+ index {}: create with its mapping and alias", spec.alias)
-            }
-            Self::RegisterTopic(topic) => {
-                write!(
-                    f,
-                    "+ topic {}: register for {}",
-                    topic.spec.name,
-                    source(&topic.spec.from)
-                )?;
-                if topic.key_columns.is_empty() {
-                    Ok(())
-                } else {
-                    write!(f, ", key ({})", topic.key_columns.join(", "))
-                }
-            }
-            Self::CreatePublication { name, publish, tables } => {
-                write!(f, "+ publication {name}: create, publishing {publish}")?;
-                if tables.is_empty() { Ok(()) } else { write!(f, " of {}", listed(tables)) }
-            }
-            Self::SetPublication { name, publish } => {
-                write!(f, "~ publication {name}: publish {publish}, partitions as their root")
-            }
-            Self::PublishTables { name, tables } => {
-                write!(f, "~ publication {name}: add {}", listed(tables))
-            }
-            Self::RegisterSink { spec, origins, new } => {
-                let sign = if origins.is_empty() { '+' } else { '~' };
-                write!(f, "{sign} sink {}: register for {}", spec.name, listed(&spec.topics))?;
-                match new.len() as u32 {
-                    0 => Ok(()),
-                    new => write!(f, ", {} from their beginning", partitions(new)),
-                }
-            }
-        }
-    }
-}
-
-fn partitions(count: u32) -> String {
-    if count == 1 { "1 partition".to_owned() } else { format!("{count} partitions") }
-}
-
-fn listed(names: &[impl fmt::Display]) -> String {
-    names.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::Path;
 
+    use tailwater_topics_contract::{Origin, Registration};
+
     use super::*;
+    use crate::removal;
     use crate::table::{Column, Identity, TableKind, TableState};
 
     const CATALOG: &str = "\
@@ -861,7 +715,7 @@ search: { alias: stock, mapping: m.json }
             Change::PublishTables { name, tables } => {
                 world.publications.get_mut(&name).expect("exists").tables.extend(tables);
             }
-            Change::RegisterSink { spec, mut origins, new } => {
+            Change::RegisterSink { spec, standing, mut origins, new } => {
                 origins.extend(new.into_iter().map(|(topic, partition)| Origin {
                     topic,
                     partition,
@@ -869,7 +723,20 @@ search: { alias: stock, mapping: m.json }
                     dt: "2026-01-01".into(),
                 }));
                 let name = spec.name.clone();
-                world.registrations.sinks.insert(name, SinkRegistration { spec, origins });
+                world
+                    .registrations
+                    .sinks
+                    .insert(name, SinkRegistration { spec, origins, standing });
+            }
+            Change::SetStanding(Registration::Topic(topic)) => {
+                world.registrations.topics.insert(topic.spec.name.clone(), topic);
+            }
+            Change::SetStanding(Registration::Sink(sink)) => {
+                world.registrations.sinks.insert(sink.spec.name.clone(), sink);
+            }
+            Change::UnpublishTables { name, tables } => {
+                let held = &mut world.publications.get_mut(&name).expect("exists").tables;
+                held.retain(|table| !tables.contains(table));
             }
         }
     }
@@ -944,6 +811,110 @@ search: { alias: stock, mapping: m.json }
             matches!(change, Change::CreatePublication { name, .. } if name == "tailwater_shop_changes")
         });
         assert_eq!(changes.count(), 1);
+    }
+
+    fn registered(world: &mut World, plan: Vec<Change>) -> Vec<String> {
+        for change in &plan {
+            carry_out(world, change);
+        }
+        plan.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn pruning_removes_what_is_not_declared_sinks_first_and_tables_last() {
+        let mut world = applied(CATALOG);
+        let kept = CATALOG.split("---").next().expect("the first topic");
+        let changes = removal::undeclared(&pipeline(), &catalog(kept), Scope::All, &world);
+        assert_eq!(
+            registered(&mut world, changes.expect("can be removed")),
+            [
+                "- sink lake: remove",
+                "- sink stock-search: remove",
+                "- topic orders.events: remove",
+                "~ publication tailwater_shop_outbox: take out orders.outbox",
+            ]
+        );
+        let again = removal::undeclared(&pipeline(), &catalog(kept), Scope::All, &world);
+        assert_eq!(again, Ok(vec![]));
+    }
+
+    #[test]
+    fn a_topic_that_a_sink_takes_is_not_removed() {
+        let world = applied(CATALOG);
+        let name = topic("stock.cdc");
+        let refusal = removal::topic(&pipeline(), &name, &world).expect_err("two sinks take it");
+        assert!(refusal.to_string().contains("`lake`, `stock-search`"), "{refusal}");
+        let unknown = removal::topic(&pipeline(), &topic("stok.cdc"), &world).expect_err("unknown");
+        assert!(unknown.to_string().contains("orders.events, stock.cdc"), "{unknown}");
+    }
+
+    #[test]
+    fn a_removed_sink_comes_back_with_the_origins_it_had() {
+        let mut world = applied(CATALOG);
+        let name: SinkName = "lake".parse().expect("valid");
+        let had = world.registrations.sinks[&name].origins.clone();
+        let changes = removal::sink(&name, &world).expect("can be removed");
+        registered(&mut world, changes);
+        assert!(world.registrations.sink(&name).is_none());
+        let lines = registered(&mut world.clone(), planned(CATALOG, &world).changes);
+        assert_eq!(lines, ["~ sink lake: register for stock.cdc, orders.events"]);
+        let Change::RegisterSink { origins, new, .. } = &planned(CATALOG, &world).changes[0] else {
+            panic!("a registration")
+        };
+        assert_eq!((origins, new.as_slice()), (&had, &[][..]));
+    }
+
+    #[test]
+    fn a_removed_topic_with_records_is_not_taken_up_again() {
+        let text = CATALOG.split("---").next().expect("the first topic");
+        let mut world = applied(text);
+        let name = topic("stock.cdc");
+        let changes = removal::topic(&pipeline(), &name, &world).expect("no sink takes it");
+        registered(&mut world, changes);
+        world.topics.get_mut(&name).expect("exists").has_records = true;
+        assert!(refused(text, &world)[0].contains("was removed and still holds its records"));
+        world.topics.get_mut(&name).expect("exists").has_records = false;
+        let lines = registered(&mut world.clone(), planned(text, &world).changes);
+        assert_eq!(lines.len(), 2, "registered and published: {lines:?}");
+    }
+
+    #[test]
+    fn an_apply_leaves_a_paused_sink_paused() {
+        let mut world = applied(CATALOG);
+        let name: SinkName = "lake".parse().expect("valid");
+        let changes = removal::pause_sink(&name, Standing::Paused, &world).expect("is registered");
+        assert_eq!(registered(&mut world, changes), ["~ sink lake: pause"]);
+        let more =
+            CATALOG.replace("{ bucket: events }", "{ bucket: events, segment: { age: 5s } }");
+        registered(&mut world.clone(), planned(&more, &world).changes);
+        assert!(planned(CATALOG, &world).is_empty());
+        for change in planned(&more, &world).changes {
+            carry_out(&mut world, &change);
+        }
+        assert_eq!(world.registrations.sinks[&name].standing, Standing::Paused);
+        let again = removal::pause_sink(&name, Standing::Paused, &world).expect("is registered");
+        assert_eq!(again, [], "it is paused already");
+    }
+
+    #[test]
+    fn rows_taken_by_a_topic_of_another_catalog_are_refused() {
+        let world = applied(CATALOG);
+        let text = CATALOG.split("---").next().expect("the first topic");
+        let text = text.replace("name: stock.cdc", "name: stock.again");
+        assert!(refused(&text, &world)[0].contains("`stock.cdc` is registered for the same rows"));
+    }
+
+    #[test]
+    fn a_column_named_like_card_data_is_refused_unless_exposed() {
+        let mut world = empty_world();
+        let table = world.tables.get_mut(&"shop.stock".parse().expect("valid")).expect("exists");
+        table.columns.push(column("CardNumber", "text"));
+        let text = CATALOG.split("---").next().expect("the first topic");
+        let found = refused(text, &world);
+        assert!(found[0].contains("column `CardNumber` of `shop.stock`"), "{found:?}");
+        assert!(found[0].ends_with("mend it with: expose: [CardNumber]"), "{found:?}");
+        let plan = planned(&format!("{text}expose: [CardNumber]\n"), &world);
+        assert!(!plan.is_empty());
     }
 
     #[test]

@@ -92,8 +92,8 @@ pub struct Leaf {
     pub name: TableName,
     /// How it names a changed row.
     pub identity: Identity,
-    /// Whether it has a primary key.
-    pub has_primary_key: bool,
+    /// Columns of its primary key; empty without one.
+    pub primary_key: Vec<String>,
 }
 
 /// Why a table cannot be captured as declared.
@@ -139,10 +139,14 @@ impl TableState {
                 )));
                 Vec::new()
             }
-            None => match &self.identity {
-                Identity::Index(columns) => self.in_table_order(columns),
-                _ => self.primary_key.clone(),
-            },
+            None => {
+                let key = match &self.identity {
+                    Identity::Index(columns) => self.in_table_order(columns),
+                    _ => self.primary_key.clone(),
+                };
+                obstacles.extend(self.uncovered(name, &key));
+                key
+            }
         };
         if obstacles.is_empty() { Ok(key) } else { Err(obstacles) }
     }
@@ -208,7 +212,7 @@ impl TableState {
 
     fn without_identity(&self, name: &TableName) -> Vec<Obstacle> {
         let own = (name, &self.identity, !self.primary_key.is_empty());
-        let leaves = self.leaves.iter().map(|l| (&l.name, &l.identity, l.has_primary_key));
+        let leaves = self.leaves.iter().map(|l| (&l.name, &l.identity, !l.primary_key.is_empty()));
         let unnamed = std::iter::once(own).chain(leaves).filter(|(_, identity, has_key)| {
             matches!(identity, Identity::Nothing) || **identity == Identity::Default && !has_key
         });
@@ -232,7 +236,7 @@ impl TableState {
 
     fn unusable_key(&self, name: &TableName, declared: &[String]) -> Vec<Obstacle> {
         let mut obstacles = Vec::new();
-        let mut uncovered = Vec::new();
+        let mut usable = Vec::new();
         for key in declared {
             match self.column(key) {
                 None => {
@@ -245,29 +249,42 @@ impl TableState {
                 Some(column) if column.is_generated => obstacles.push(Obstacle::new(format!(
                     "key column `{key}` of `{name}` is generated, and generated columns are not sent"
                 ))),
-                Some(_) if !self.names(key) => uncovered.push(key.as_str()),
-                Some(_) => {}
+                Some(_) => usable.push(key.clone()),
             }
         }
-        if !uncovered.is_empty() {
-            obstacles.push(Obstacle::mended_by(
-                format!(
-                    "key column {} of `{name}` is not part of its replica identity, so a delete would not carry it",
-                    uncovered.iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ")
-                ),
-                self.full_identity_sql(name),
-            ));
-        }
+        obstacles.extend(self.uncovered(name, &usable));
         obstacles
     }
 
-    fn names(&self, column: &String) -> bool {
-        match &self.identity {
-            Identity::Full => true,
-            Identity::Nothing => false,
-            Identity::Default => self.primary_key.contains(column),
-            Identity::Index(columns) => columns.contains(column),
-        }
+    /// Key columns that a delete would not carry, for the table and for each partition: a delete is written with
+    /// the identity of the partition that held the row.
+    fn uncovered(&self, name: &TableName, key: &[String]) -> Vec<Obstacle> {
+        let own = (name, &self.identity, &self.primary_key);
+        let leaves = self.leaves.iter().map(|leaf| (&leaf.name, &leaf.identity, &leaf.primary_key));
+        let obstacle = |(table, identity, primary_key): (&TableName, &Identity, &Vec<String>)| {
+            let covers = |column: &&String| match identity {
+                Identity::Full => true,
+                Identity::Nothing => false,
+                Identity::Default => primary_key.contains(column),
+                Identity::Index(columns) => columns.contains(column),
+            };
+            // Without any identity it is refused for that.
+            let has_none = *identity == Identity::Nothing
+                || *identity == Identity::Default && primary_key.is_empty();
+            let uncovered: Vec<String> = key
+                .iter()
+                .filter(|column| !has_none && !covers(column))
+                .map(|column| format!("`{column}`"))
+                .collect();
+            (!uncovered.is_empty()).then(|| {
+                let problem = format!(
+                    "key column {} of `{table}` is not part of its replica identity, so a delete would not carry it",
+                    uncovered.join(", ")
+                );
+                Obstacle::mended_by(problem, full_identity(table))
+            })
+        };
+        std::iter::once(own).chain(leaves).filter_map(obstacle).collect()
     }
 
     fn in_table_order(&self, wanted: &[String]) -> Vec<String> {
@@ -350,9 +367,29 @@ mod tests {
     }
 
     #[test]
+    fn a_partition_with_another_identity_must_carry_the_key_too() {
+        let leaf = Leaf {
+            name: "shop.stock_1".parse().expect("valid"),
+            identity: Identity::Index(declared(&["place"])),
+            primary_key: declared(&["id"]),
+        };
+        let table =
+            TableState { kind: TableKind::Partitioned, leaves: vec![leaf.clone()], ..table() };
+        let obstacles = table.key_columns(&name(), None).expect_err("a delete would lose the id");
+        assert!(obstacles[0].problem.contains("`id` of `shop.stock_1`"), "{obstacles:?}");
+        assert_eq!(
+            obstacles[0].remedy.as_deref(),
+            Some("ALTER TABLE \"shop\".\"stock_1\" REPLICA IDENTITY FULL;")
+        );
+        let full = TableState { leaves: vec![Leaf { identity: Identity::Full, ..leaf }], ..table };
+        assert_eq!(full.key_columns(&name(), None), Ok(declared(&["id"])));
+    }
+
+    #[test]
     fn a_partition_without_identity_is_found_below_a_good_parent() {
         let leaf: TableName = "shop.stock_1".parse().expect("valid");
-        let leaves = vec![Leaf { name: leaf, identity: Identity::Nothing, has_primary_key: true }];
+        let leaves =
+            vec![Leaf { name: leaf, identity: Identity::Nothing, primary_key: declared(&["id"]) }];
         let parent = TableState { kind: TableKind::Partitioned, leaves, ..table() };
         let found = parent.key_columns(&name(), None).expect_err("leaf without identity");
         assert!(found[0].problem.contains("shop.stock_1"), "{found:?}");

@@ -1,0 +1,231 @@
+//! The sinks of one process, kept as they are registered.
+//!
+//! ```text
+//!  registrations ──▶ what shall run ──┬─ new ──▶ a worker is started
+//!                                     ├─ changed, paused, removed ──▶ its worker drains; then as above
+//!                                     └─ as it was ──▶ nothing
+//! ```
+//!
+//! A worker that ends with an error is not started again as it was: what stopped it stays until its registration
+//! changes or the process restarts. The other sinks go on, and readiness says which one does not.
+
+use std::collections::BTreeMap;
+
+use anyhow::Context as _;
+use tailwater_runtime::{Classify, ErrorClass, Health};
+use tailwater_sinks_archive::{ArchiveSink, Store, StoreError};
+use tailwater_sinks_search::{Client, SearchSink};
+use tailwater_sinks_worker::{self as worker, WorkerConfig};
+use tailwater_topics_contract::{Registrations, SinkKind, SinkName, SinkRegistration};
+use tailwater_topics_registry::destinations::S3Config;
+use tokio::sync::watch;
+use tokio::task::{Id, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::output::causes;
+use crate::serve;
+
+/// Which sinks a process runs.
+#[derive(Clone, Debug)]
+pub(crate) enum Wanted {
+    /// All that are registered, now and later.
+    All,
+    /// These.
+    Named(Vec<SinkName>),
+}
+
+/// The workers of a process.
+pub(crate) struct Workers {
+    config: Config,
+    wanted: Wanted,
+    instance: Option<String>,
+    stop: CancellationToken,
+    health: Health,
+    running: BTreeMap<SinkName, Running>,
+    tasks: JoinSet<anyhow::Result<()>>,
+    failed: usize,
+}
+
+/// A sink that was given a worker.
+struct Running {
+    registration: SinkRegistration,
+    stop: CancellationToken,
+    /// `None` once it has ended.
+    task: Option<Id>,
+}
+
+impl Workers {
+    pub(crate) fn new(
+        config: Config,
+        wanted: Wanted,
+        instance: Option<String>,
+        stop: CancellationToken,
+        health: Health,
+    ) -> Self {
+        let (running, tasks) = (BTreeMap::new(), JoinSet::new());
+        Self { config, wanted, instance, stop, health, running, tasks, failed: 0 }
+    }
+
+    /// Keeps the workers as registered until told to stop; then waits until all have drained.
+    ///
+    /// # Errors
+    /// A worker had failed.
+    pub(crate) async fn run(
+        mut self,
+        mut registrations: watch::Receiver<Registrations>,
+    ) -> anyhow::Result<()> {
+        let stop = self.stop.clone();
+        loop {
+            let registered = registrations.borrow_and_update().clone();
+            self.follow(&registered);
+            tokio::select! {
+                () = stop.cancelled() => break,
+                Some(ended) = self.tasks.join_next_with_id() => self.on_end(ended),
+                changed = registrations.changed() => {
+                    changed.context("registrations are no longer followed")?;
+                }
+            }
+        }
+        while let Some(ended) = self.tasks.join_next_with_id().await {
+            self.on_end(ended);
+        }
+        anyhow::ensure!(self.failed == 0, "a sink had stopped; the log says why");
+        Ok(())
+    }
+
+    /// Starts what is missing and stops what has changed; the place of what was stopped is free when it ends.
+    fn follow(&mut self, registered: &Registrations) {
+        let names: Vec<SinkName> = match &self.wanted {
+            Wanted::All => registered.sinks.keys().cloned().collect(),
+            Wanted::Named(names) => names.clone(),
+        };
+        for name in names {
+            let work = registered.work_of(&name);
+            match (self.running.get(&name), work) {
+                (Some(running), Some(work)) if running.registration == work => {}
+                (Some(running), _) if running.task.is_some() => {
+                    if !running.stop.is_cancelled() {
+                        tracing::info!(sink = %name, "the registration changed; draining");
+                        running.stop.cancel();
+                    }
+                }
+                (_, Some(work)) => self.start(work),
+                (_, None) => self.stand_by(&name, registered),
+            }
+        }
+    }
+
+    fn start(&mut self, registration: SinkRegistration) {
+        let name = registration.spec.name.clone();
+        tracing::info!(sink = %name, "starting");
+        self.health.forget(&part(&name));
+        let stop = self.stop.child_token();
+        let worker = work(
+            self.config.clone(),
+            registration.clone(),
+            self.instance.clone(),
+            stop.clone(),
+            self.health.clone(),
+        );
+        let task = Some(self.tasks.spawn(worker).id());
+        self.running.insert(name, Running { registration, stop, task });
+    }
+
+    /// Nothing is to be done for a sink: because it is paused, or because it is not registered (yet).
+    fn stand_by(&mut self, name: &SinkName, registered: &Registrations) {
+        self.running.remove(name);
+        match registered.sink(name) {
+            // As somebody wished.
+            Some(_) => self.health.ready(&part(name)),
+            None => {
+                let known: Vec<String> =
+                    registered.standing_sinks().map(|sink| sink.spec.name.to_string()).collect();
+                let known = if known.is_empty() { "none is".to_owned() } else { known.join(", ") };
+                let why = format!(
+                    "not registered (registered: {known}); declare it and run `tailwater sinks apply -f DIR`"
+                );
+                if matches!(self.wanted, Wanted::Named(_)) {
+                    tracing::warn!(sink = %name, "waiting: {why}");
+                    self.health.not_ready(&part(name), why);
+                } else {
+                    self.health.forget(&part(name));
+                }
+            }
+        }
+    }
+
+    fn on_end(&mut self, ended: Result<(Id, anyhow::Result<()>), tokio::task::JoinError>) {
+        let (id, outcome) = match ended {
+            Ok((id, outcome)) => (id, outcome),
+            Err(error) => {
+                let outcome = Err(anyhow::anyhow!("the worker panicked; the log has the place"));
+                (error.id(), outcome)
+            }
+        };
+        let found = self.running.iter_mut().find(|(_, running)| running.task == Some(id));
+        let Some((name, running)) = found else { return };
+        running.task = None;
+        match outcome {
+            Ok(()) => {
+                let name = name.clone();
+                self.running.remove(&name);
+            }
+            Err(error) => {
+                self.failed += 1;
+                let why = causes(&error).join(": ");
+                tracing::error!(sink = %name, "stopped: {why}");
+                self.health.not_ready(&part(name), why);
+            }
+        }
+    }
+}
+
+/// The name under which a sink reports its readiness as a whole.
+fn part(sink: &SinkName) -> String {
+    format!("sink {sink}")
+}
+
+/// Runs a worker for one form of the registration.
+async fn work(
+    config: Config,
+    registration: SinkRegistration,
+    instance: Option<String>,
+    stop: CancellationToken,
+    health: Health,
+) -> anyhow::Result<()> {
+    let brokers = config.kafka.brokers.clone();
+    let SinkRegistration { spec, origins, .. } = registration.clone();
+    let mut worker = WorkerConfig::new(config.pipeline.clone(), registration, brokers);
+    worker.properties = config.kafka.properties.clone().into_iter().collect();
+    worker.budget_bytes = config.sinks.memory as usize;
+    worker.instance_id = instance;
+    match spec.kind {
+        SinkKind::Archive(spec) => {
+            let store = store(&config, &spec.bucket)?;
+            let is_silence = |error: &StoreError| error.class() == ErrorClass::Transient;
+            let probe = || store.probe();
+            let probed = serve::patiently("store", &stop, &health, is_silence, probe).await;
+            if probed.context("this S3 store cannot hold an archive")?.is_none() {
+                return Ok(());
+            }
+            let sink = ArchiveSink::new(store, spec, origins);
+            worker::run(worker, sink, stop, health).await?;
+        }
+        SinkKind::Search(spec) => {
+            let opensearch = config.opensearch.clone();
+            let opensearch =
+                opensearch.context("there is no `opensearch` section in the configuration")?;
+            let client = Client::new(opensearch)?;
+            let sink = SearchSink::new(client, config.pipeline.clone(), spec);
+            worker::run(worker, sink, stop, health).await?;
+        }
+    }
+    Ok(())
+}
+
+/// The store of a bucket.
+pub(crate) fn store(config: &Config, bucket: &str) -> anyhow::Result<Store> {
+    let s3 = config.s3.clone().context("there is no `s3` section in the configuration")?;
+    Ok(Store::connect(S3Config { bucket: bucket.to_owned(), ..s3 }))
+}
