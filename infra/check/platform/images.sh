@@ -23,7 +23,7 @@ images() {
     ports
     # As one command: the stages they share are built once.
     say "  building (a release build; this takes a quarter of an hour the first time)"
-    compose "${embedded[@]}" --profile tools build --quiet apply migrate s3 2>"$logs/build.log" ||
+    compose --progress plain "${embedded[@]}" --profile tools build apply migrate s3 >"$logs/build.log" 2>&1 ||
         die "the images cannot be built:" "$(tail -n 30 "$logs/build.log")"
     look_at_images
     missing_secret
