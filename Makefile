@@ -1,6 +1,7 @@
 # Every command a developer or a user needs; the work is done by infra/native and infra/check.
 .DEFAULT_GOAL := help
-.PHONY: help build demo demo-pgbench up down clean servers test test-servers test-down bench lint fmt
+.PHONY: help build demo demo-pgbench up down clean servers test test-servers test-down bench lint fmt \
+	check-platform check-platform-quick
 
 help: ## show this list
 	@echo 'usage: make TARGET'
@@ -42,6 +43,12 @@ bench: ## throughput, CPU and memory as ratios to a bare loop, in release mode
 
 lint: ## formatting, clippy, licences, dependency directions, scripts
 	@infra/check/lint.sh
+
+check-platform-quick: ## overlays, policies, compose files, rules, dashboard; seconds
+	@infra/check/platform.sh quick
+
+check-platform: ## the same, then a real Kubernetes API server, images and compose; minutes
+	@infra/check/platform.sh all
 
 fmt: ## format Rust sources
 	@cargo fmt --all

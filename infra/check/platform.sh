@@ -36,6 +36,19 @@ quick() {
     rules
     step "Compose files and Dockerfile"
     compose_files
+    step "Documentation"
+    documented
+}
+
+# Every test, policy and function that docs/defects-covered.md names is there.
+documented() {
+    local name count=0
+    while read -r name; do
+        count=$((count + 1))
+        grep -rqE --include='*.rs' --include='*.py' --include='*.sh' --exclude-dir=target "(fn|def) ${name//-/_}\\b|^${name//-/_}\\(\\) \\{" \
+            "$root"/{cdc,cli,infra,services,sinks,tests,topics} || die "docs/defects-covered.md names \`$name\`, which is nowhere."
+    done < <(grep -oE '`[a-z][a-z_-]+`' "$root/docs/defects-covered.md" | tr -d '`' | sort -u)
+    say "  $count tests and policies that are named are there"
 }
 
 rules() {

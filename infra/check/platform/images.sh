@@ -91,6 +91,7 @@ world_works() {
     said=$(compose "$@" run --rm tailwater apply -f /etc/tailwater/catalog 2>&1)
     [[ $said = *"everything is as declared"* ]] || die "a second apply changes something:" "$said"
     traffic
+    measured
     memory "$@"
     compose "$@" stop lake >/dev/null 2>&1
     [[ $(compose "$@" ps --all --format '{{.ExitCode}}' lake) = 0 ]] || die "lake does not end cleanly when it is asked to."
@@ -118,6 +119,17 @@ traffic() {
         "$bin/tailwater-demo" market >"$logs/judge.log" 2>&1 ||
         die "the judge does not agree:" "$(tail -n 30 "$logs/judge.log")"
     say "  $(grep -vE '^ *$' "$logs/judge.log" | tail -n 1)"
+}
+
+# What the processes answer on /metrics is what rules and dashboard were held against.
+measured() {
+    local port files=()
+    for port in "$TAILWATER_COMPOSE_READER_PORT" "$TAILWATER_COMPOSE_LAKE_PORT" "$TAILWATER_COMPOSE_SEARCH_PORT" "$TAILWATER_COMPOSE_ORDERS_PORT"; do
+        files+=("$TAILWATER_WORLD/scraped.$port")
+        python -c 'import sys, urllib.request; sys.stdout.write(urllib.request.urlopen(sys.argv[1]).read().decode())' \
+            "http://127.0.0.1:$port/metrics" >"$TAILWATER_WORLD/scraped.$port"
+    done
+    python "$platform/metrics.py" --scraped "$root" "${files[@]}" || die "What is measured is not what is listed."
 }
 
 # What the containers use against what they may use.

@@ -1,10 +1,11 @@
 """Rules and dashboards speak only of what the binaries expose.
 
 usage: metrics.py ROOT EXPRESSIONS.yaml [EXPOSED.tsv]
+       metrics.py --scraped ROOT SCRAPED…
 
 Compares every metric and label in the rules and the dashboard with infra/observability/metrics.tsv (name, kind, labels),
 and that list with the sources, or with EXPOSED.tsv where the binary printed one. Writes all expressions of the dashboard
-as rules, so that promtool parses them.
+as rules, so that promtool parses them. With --scraped it holds what running processes answered against the list.
 """
 
 import json
@@ -131,6 +132,26 @@ def missed(series):
     return [expression for expression, problem in WRONG.items() if problem not in problems(expression, series)]
 
 
+def scraped(root, *files):
+    """Every series that a process answered is in the list with exactly its labels."""
+    series = read_list(Path(root) / "infra/observability/metrics.tsv")
+    found, seen = [], set()
+    for line in (line for path in files for line in Path(path).read_text(encoding="utf-8").splitlines()):
+        matched = re.match(r"(tailwater_\w+)(?:\{(.*)\})? ", line)
+        if not matched:
+            continue
+        name, labels = matched[1], set(re.findall(r'(\w+)="', matched[2] or ""))
+        seen.add(name)
+        if name not in series:
+            found.append(f"a process answers {name}, which is not in metrics.tsv")
+        elif labels != series[name]:
+            found.append(f"{name} has the labels {sorted(labels)}, metrics.tsv says {sorted(series[name])}")
+    for sentence in sorted(set(found)):
+        print(sentence, file=sys.stderr)
+    print(f"  {len(seen)} series of running processes are as listed")
+    return 1 if found or not seen else 0
+
+
 def main(root, out, exposed=None):
     root, found, count = Path(root), [], 0
     listed_path = root / "infra/observability/metrics.tsv"
@@ -158,9 +179,12 @@ def main(root, out, exposed=None):
     found += [f"this check did not notice: {expression}" for expression in missed(series)]
     for sentence in found:
         print(sentence, file=sys.stderr)
-    print(f"  {count} expressions ask for {len(listed)} metrics and their labels only")
+    source = "as the binary says them" if exposed else "as metrics.tsv lists them; no binary to ask"
+    print(f"  {count} expressions ask for {len(listed)} metrics and their labels only ({source})")
     return 1 if found else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    if sys.argv[1:2] == ["--scraped"]:
+        sys.exit(scraped(*sys.argv[2:]))
+    sys.exit(main(*[argument for argument in sys.argv[1:] if argument]))
