@@ -1,11 +1,11 @@
 # Every command a developer or a user needs; the work is done by infra/native and infra/check.
 .DEFAULT_GOAL := help
-.PHONY: help build demo demo-pgbench up down clean servers test test-servers test-down bench lint fmt \
+.PHONY: help build demo demo-pgbench up down clean servers test test-servers test-down bench lint fmt reference \
 	check-platform check-platform-quick
 
 help: ## show this list
 	@echo 'usage: make TARGET'
-	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' Makefile | expand -t 18
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' Makefile | expand -t 24
 	@echo 'Ports, sizes and choices that can be set in the environment: infra/native/settings.sh'
 
 demo: ## build, start a whole world on loopback, send orders through it, prove nothing is missing
@@ -40,6 +40,11 @@ test-down: ## stop the tests' servers, remove their data
 
 bench: ## throughput, CPU and memory as ratios to a bare loop, in release mode
 	@infra/native/bench.sh
+
+reference: ## write docs/reference anew from the code
+	@for page in config catalog commands metrics; do \
+	  cargo run -q -p tailwater -- config reference $$page > docs/reference/$$page.md || exit 1; \
+	done
 
 lint: ## formatting, clippy, licences, dependency directions, scripts
 	@infra/check/lint.sh

@@ -31,6 +31,8 @@ quick() {
     render
     schemas
     policies
+    configurations
+    bucket_job
     names
     step "Rules and dashboard"
     rules

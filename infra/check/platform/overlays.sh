@@ -22,6 +22,68 @@ policies() {
     python "$platform/policies.py" --fixtures "$platform/broken.yaml" "$rendered" || die "A policy does not see what it should."
 }
 
+# The configurations and the catalog that each overlay mounts, read by the product itself: whole with the variables that
+# the pods get, and refused by line and variable without them.
+configurations() {
+    local tailwater=$bin/tailwater overlay file said code count=0
+    if [[ ! -x $tailwater ]]; then
+        say "  $tailwater is not built: nobody read the configurations"
+        return 0
+    fi
+    for overlay in "${overlays[@]}"; do
+        rm -rf "${rendered:?}/$overlay"
+        python "$platform/mounts.py" "$rendered/$overlay.yaml" "$rendered/$overlay"
+        for file in "$rendered/$overlay"/*-config/tailwater.yaml; do
+            count=$((count + 1))
+            code=0
+            said=$(env -i "$tailwater" --config "$file" plan -f "$rendered/$overlay/catalog" 2>&1) || code=$?
+            [[ $code = 2 && $said = *"$file:"*"the environment variable"*"is not set"* ]] ||
+                die "$file without its variables should be refused with code 2, and ends with $code:" "$said"
+            with_variables "$file" "$rendered/$overlay/catalog" >"$file.said" 2>&1 &
+        done
+    done
+    wait
+    for file in "$rendered"/*/*-config/tailwater.yaml; do
+        # Nobody answers at these addresses; that it asks means that it has read everything.
+        grep -q "^comparing [0-9]* topics and [0-9]* sinks with" "$file.said" || die "$file cannot be read:" "$(<"$file.said")"
+        ! grep -q canary "$file.said" || die "a secret of $file is repeated."
+    done
+    say "  $count configurations and ${#overlays[@]} catalogs are read by the product; without a secret it names the variable"
+}
+
+with_variables() {
+    timeout 5 env -i POSTGRES_HOST=127.0.0.1 POSTGRES_PORT=1 POSTGRES_DATABASE=market POSTGRES_USERNAME=a POSTGRES_PASSWORD=canary \
+        KAFKA_BROKERS=127.0.0.1:1 S3_ENDPOINT=http://127.0.0.1:1 S3_REGION=us-east-1 S3_ACCESS_KEY=a S3_SECRET_KEY=canary \
+        OPENSEARCH_URL=http://127.0.0.1:1 OPENSEARCH_USERNAME=a OPENSEARCH_PASSWORD=canary \
+        "$bin/tailwater" --config "$1" plan -f "$2"
+}
+
+# The bucket Job's script with a client that only pretends: it fails on a bucket that is open, and on one it cannot make.
+bucket_job() {
+    local stub=$TAILWATER_WORLD/stub script permission code said
+    mkdir -p "$stub"
+    script=$(python -c 'import sys, yaml
+for item in yaml.safe_load_all(open(sys.argv[1])):
+    if item["kind"] == "Job" and item["metadata"]["name"].startswith("bucket-"):
+        print(item["spec"]["template"]["spec"]["containers"][0]["command"][2])' "$rendered/prod.yaml")
+    cat >"$stub/mc" <<'MC'
+#!/bin/sh
+case $1 in
+    mb) [ "$PERMISSION" != none ] ;;
+    anonymous) echo "Access permission for \`$3\` is \`$PERMISSION\`" ;;
+esac
+MC
+    chmod +x "$stub/mc"
+    for permission in private download public custom none; do
+        code=0
+        said=$(env PATH="$stub:$PATH" PERMISSION=$permission S3_ENDPOINT=x S3_ACCESS_KEY=a S3_SECRET_KEY=canary S3_REGION=r \
+            S3_BUCKET=events sh -euc "$script" 2>&1) || code=$?
+        [[ $said != *canary* && (($permission = private && $code = 0) || ($permission != private && $code != 0)) ]] ||
+            die "the bucket Job ends with code $code for a bucket that is $permission:" "$said"
+    done
+    say "  the bucket Job fails on a bucket that is open or cannot be made"
+}
+
 # A Job's name follows everything the Job does, in every overlay and by any kustomize.
 names() {
     local copy before after variant
