@@ -87,6 +87,9 @@ store_images() {
     standin opensearch
     cp "$(part "minio-$minio_version")/minio" "$root/infra/image/healthy" "$(standin_context minio)"
     standin minio
+    cp "$(part "promtool-$(dpkg --print-architecture)")/prometheus" "$(standin_context prometheus)"
+    standin prometheus
+    export TAILWATER_PROMETHEUS_IMAGE=tailwater-standin/prometheus
     export TAILWATER_POSTGRES_IMAGE=tailwater-standin/postgres TAILWATER_KAFKA_IMAGE=tailwater-standin/kafka
     export TAILWATER_OPENSEARCH_IMAGE=tailwater-standin/opensearch TAILWATER_MINIO_IMAGE=tailwater-standin/minio
 }
