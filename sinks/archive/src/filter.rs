@@ -100,6 +100,11 @@ impl Filters {
         self.0.len()
     }
 
+    /// Bytes of all of them.
+    pub fn bytes(&self) -> usize {
+        self.0.iter().map(Bytes::len).sum()
+    }
+
     /// Whether a chunk may hold a record with this key. `false` is certain.
     pub fn may_hold(&self, chunk: usize, key: &[u8]) -> bool {
         // A chunk without a filter is one we know nothing of.

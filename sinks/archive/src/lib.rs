@@ -32,7 +32,7 @@ mod links;
 mod sink;
 /// Listing and reading back.
 pub mod read;
-/// Names of metrics.
+/// What is measured.
 pub mod metrics;
 
 pub use sink::{ArchiveSink, ArchiveWriter};

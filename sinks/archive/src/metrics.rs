@@ -1,14 +1,14 @@
-//! What an archive measures.
+//! What the archive measures.
 
 use tailwater_runtime::Metric;
 
-/// Objects created.
+/// Objects.
 pub const OBJECTS: &str = "tailwater_archive_objects_total";
-/// Their bytes.
+/// Their size.
 pub const OBJECT_BYTES: &str = "tailwater_archive_object_bytes_total";
-/// Keys that were taken.
+/// Objects of others.
 pub const ADOPTED: &str = "tailwater_archive_adopted_total";
-/// How long a create took.
+/// Length of a create.
 pub const PUT_SECONDS: &str = "tailwater_archive_put_seconds";
 
 const TOPIC: &[&str] = &["topic"];
@@ -18,5 +18,5 @@ pub const ALL: &[Metric] = &[
     Metric::counter(OBJECTS, TOPIC, "objects created"),
     Metric::counter(OBJECT_BYTES, TOPIC, "bytes of objects created"),
     Metric::counter(ADOPTED, TOPIC, "keys that another writer had taken, whose object was adopted"),
-    Metric::histogram(PUT_SECONDS, TOPIC, "how long it took to create an object"),
+    Metric::histogram(PUT_SECONDS, TOPIC, "how long creating an object took"),
 ];

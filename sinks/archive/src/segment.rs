@@ -36,6 +36,13 @@ const HEADER_MAX: usize = HEADER.len() + 6 + CHUNKS_MAX * ENTRY;
 /// Memory of the compressor: window, hash tables and pending output.
 const COMPRESSOR_BYTES: usize = 300 << 10;
 
+/// Where the compressor writes first. It does not write into the body itself: the room there would have to be filled
+/// with zeros before each line.
+const SCRATCH: usize = 16 << 10;
+/// By so much the body grows. Doubling it would hold as much again in room as in bytes; a large block is moved by the
+/// kernel without being copied.
+const GROWTH: usize = 1 << 20;
+
 /// One chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Chunk {
@@ -72,6 +79,7 @@ pub struct Segment {
 #[derive(Debug)]
 pub struct SegmentWriter {
     compressor: Compress,
+    scratch: Box<[u8]>,
     /// Room for the header, then the chunks.
     body: Vec<u8>,
     /// The chunks that have ended; `at` counts from the first of them.
@@ -88,6 +96,7 @@ impl Default for SegmentWriter {
     fn default() -> Self {
         Self {
             compressor: Compress::new(Compression::new(LEVEL), false),
+            scratch: vec![0; SCRATCH].into(),
             body: vec![0; HEADER_MAX],
             chunks: Vec::new(),
             chunk_start: HEADER_MAX,
@@ -122,7 +131,7 @@ impl SegmentWriter {
 
     /// Memory in use.
     pub fn memory(&self) -> usize {
-        self.body.capacity() + COMPRESSOR_BYTES
+        self.body.capacity() + SCRATCH + COMPRESSOR_BYTES
     }
 
     /// Whether the index has no room for another chunk.
@@ -175,16 +184,17 @@ impl SegmentWriter {
 
     fn compress(&mut self, mut input: &[u8], flush: FlushCompress) {
         loop {
-            // A flush is complete when it leaves room unused (zlib manual, `deflate`).
-            self.body.reserve((input.len() / 2).max(4096));
-            let before = self.compressor.total_in();
-            let room = self.body.capacity() - self.body.len();
-            let length = self.body.len();
+            let (before, wrote) = (self.compressor.total_in(), self.compressor.total_out());
             // Raw deflate of bytes in memory has no way to fail short of misuse of the stream.
-            let _ = self.compressor.compress_vec(input, &mut self.body, flush);
+            let _ = self.compressor.compress(input, &mut self.scratch, flush);
             input = &input[(self.compressor.total_in() - before) as usize..];
-            let wrote = self.body.len() - length;
-            if input.is_empty() && wrote < room {
+            let wrote = (self.compressor.total_out() - wrote) as usize;
+            if self.body.capacity() - self.body.len() < wrote {
+                self.body.reserve_exact(GROWTH);
+            }
+            self.body.extend_from_slice(&self.scratch[..wrote]);
+            // A flush is complete when it leaves room unused (zlib manual, `deflate`).
+            if input.is_empty() && wrote < self.scratch.len() {
                 return;
             }
         }

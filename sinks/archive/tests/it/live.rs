@@ -314,6 +314,11 @@ impl Subject for Archive {
         record(offset)
     }
 
+    /// Anything can be archived.
+    fn poison(&self, _: i64) -> Option<SourceRecord> {
+        None
+    }
+
     /// Every record in the order of the chain; a repeat or a hole shows.
     async fn held(&self) -> Vec<SourceRecord> {
         let mut held = Vec::new();

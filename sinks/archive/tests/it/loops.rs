@@ -1,6 +1,6 @@
 //! The real sink over a store in memory that loses answers, delays requests and is shared by rivals; time is paused.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use tailwater_sinks_archive::manifest::{Manifest, Summary};
 use tailwater_sinks_archive::{
     ArchiveSink, ArchiveWriter, Listed, Objects, Put, StoreError, line, segment,
 };
+use tailwater_sinks_worker::contract::{self, Disturbed, Subject, Trouble};
 use tailwater_sinks_worker::testing::record;
 use tailwater_sinks_worker::{
     Committed, Flushed, Resume, Sink, SinkError, SourceRecord, TopicPartition, Writer,
@@ -23,6 +24,48 @@ use tokio::time::{sleep, timeout};
 
 use crate::careless::{self, Manner};
 use crate::server;
+
+#[tokio::test(start_paused = true)]
+async fn the_archive_keeps_the_contract_of_sinks_over_a_store_that_fails_as_it_is_told() {
+    contract::check(|| async { Memory::new(1) }).await;
+    contract::check_disturbed(|| async { Memory::new(1) }).await;
+}
+
+impl Subject for Memory {
+    type Sink = ArchiveSink<Self>;
+    type Held = Vec<SourceRecord>;
+
+    fn sink(&self) -> ArchiveSink<Self> {
+        sink(self)
+    }
+
+    fn topic(&self) -> TopicName {
+        topic()
+    }
+
+    fn record(&self, offset: i64) -> SourceRecord {
+        record(offset)
+    }
+
+    /// Anything can be archived.
+    fn poison(&self, _: i64) -> Option<SourceRecord> {
+        None
+    }
+
+    async fn held(&self) -> Vec<SourceRecord> {
+        chain(self)
+    }
+}
+
+impl Disturbed for Memory {
+    fn disturb(&self, trouble: Trouble) {
+        self.state().troubles.push_back(trouble);
+    }
+
+    fn met(&self) -> usize {
+        self.state().met
+    }
+}
 
 const HOUR_MS: i64 = 3_600_000;
 
@@ -70,8 +113,13 @@ async fn one_world(seed: u64) {
     assert_one_chain(&memory, &log);
 }
 
-/// Every object is on the way from the origin to the head, their lines are the log, and each has its manifest.
+/// As [`chain`], and its lines are the log.
 fn assert_one_chain(memory: &Memory, log: &[SourceRecord]) {
+    assert_eq!(chain(memory), log);
+}
+
+/// The records of the chain: every object is on the way from the origin to the head, and each has its manifest.
+fn chain(memory: &Memory) -> Vec<SourceRecord> {
     let layout = Layout::new("", topic(), 0);
     let state = memory.state();
     let (mut place, mut links, mut manifests) = (origin(), 0, 0);
@@ -100,8 +148,8 @@ fn assert_one_chain(memory: &Memory, log: &[SourceRecord]) {
         }
         place = link.next;
     }
-    assert_eq!(archived, log);
     assert_eq!(links + 2 * manifests, state.objects.len(), "an object outside the chain");
+    archived
 }
 
 struct Rival {
@@ -455,12 +503,23 @@ struct State {
     faults: f64,
     /// Whether keys are said to be taken that are not there, as by a delete marker.
     hides: bool,
+    /// What the next creates meet.
+    troubles: VecDeque<Trouble>,
+    /// How many they have met.
+    met: usize,
 }
 
 impl Memory {
     fn new(seed: u64) -> Self {
         let random = StdRng::seed_from_u64(seed);
-        let state = State { objects: BTreeMap::new(), random, faults: 0.0, hides: false };
+        let state = State {
+            objects: BTreeMap::new(),
+            random,
+            faults: 0.0,
+            hides: false,
+            troubles: VecDeque::new(),
+            met: 0,
+        };
         Self { state: Arc::new(Mutex::new(state)) }
     }
 
@@ -511,6 +570,21 @@ impl Objects for Memory {
         metadata: HashMap<String, String>,
         _: &str,
     ) -> Result<Put, StoreError> {
+        let trouble = {
+            let mut state = self.state();
+            let trouble = state.troubles.pop_front();
+            state.met += usize::from(trouble.is_some());
+            trouble
+        };
+        match trouble {
+            Some(Trouble::LostReply) => {
+                self.put(key, body, metadata);
+                return Ok(Put::Unclear(silence()));
+            }
+            Some(Trouble::Fails) => return Ok(Put::Unclear(silence())),
+            Some(Trouble::Slow) => sleep(Duration::from_millis(50)).await,
+            None => {}
+        }
         let (way, fails) = self.chance();
         let (fault, late) = {
             let mut state = self.state();

@@ -1,0 +1,8 @@
+//! The lake over archives that the real writer made.
+
+mod archived;
+mod world;
+mod history;
+mod questions;
+mod live;
+mod damage;
