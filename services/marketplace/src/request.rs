@@ -31,8 +31,11 @@ impl<S: Send + Sync, T: DeserializeOwned + Check> FromRequest<S> for Body<T> {
     }
 }
 
-/// A text of 1 to `most` characters.
+/// A text of 1 to `most` characters, without the one that Postgres cannot keep.
 pub fn text(field: &'static str, text: &str, most: usize) -> Result<(), Problem> {
+    if text.contains('\0') {
+        return Err(Problem::invalid(field, "must not hold the character U+0000"));
+    }
     match text.chars().count() {
         count if (1..=most).contains(&count) => Ok(()),
         count => {

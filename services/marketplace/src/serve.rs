@@ -1,11 +1,11 @@
 //! A router on a port, with health, metrics and drain.
 
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use axum::Router;
-use axum::extract::{MatchedPath, Request, State};
+use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
 use axum::http::StatusCode;
 use axum::middleware::{self, Next};
 use axum::response::Response;
@@ -20,6 +20,12 @@ pub const REQUESTS: &str = "tailwater_marketplace_requests_total";
 /// How long an answer took. Labels: `method`, `path`.
 pub const REQUEST_SECONDS: &str = "tailwater_marketplace_request_seconds";
 
+/// Largest body. What is stored of it must fit into one Kafka record, twice: as the row before and after a change.
+const BODY_MAX: usize = 256 << 10;
+
+/// How long requests under way may take to finish.
+const GRACE: Duration = Duration::from_secs(10);
+
 /// Serves a router until told to stop; requests under way are finished.
 pub async fn serve(
     listen: SocketAddr,
@@ -31,10 +37,20 @@ pub async fn serve(
     let listener =
         TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
     tracing::info!(%listen, "serving");
-    axum::serve(listener, with_health(router, pool, metrics))
-        .with_graceful_shutdown(async move { stop.cancelled().await })
-        .await?;
-    tracing::info!("drained");
+    let stopping = stop.clone();
+    let serving = axum::serve(listener, with_health(router, pool, metrics))
+        .with_graceful_shutdown(async move { stopping.cancelled().await });
+    let too_long = async {
+        stop.cancelled().await;
+        tokio::time::sleep(GRACE).await;
+    };
+    tokio::select! {
+        served = serving => {
+            served?;
+            tracing::info!("drained");
+        }
+        () = too_long => tracing::warn!("requests were still under way after {} s", GRACE.as_secs()),
+    }
     Ok(())
 }
 
@@ -45,7 +61,12 @@ pub fn with_health(router: Router, pool: Pool, metrics: PrometheusHandle) -> Rou
         .route("/readyz", get(ready))
         .with_state(pool)
         .route("/metrics", get(move || async move { metrics.render() }));
-    router.layer(middleware::from_fn(count)).merge(health)
+    limited(router).layer(middleware::from_fn(count)).merge(health)
+}
+
+/// A router that takes no larger bodies than can be streamed.
+pub fn limited(router: Router) -> Router {
+    router.layer(DefaultBodyLimit::max(BODY_MAX))
 }
 
 async fn ready(State(pool): State<Pool>) -> (StatusCode, String) {

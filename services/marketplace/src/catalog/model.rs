@@ -9,6 +9,9 @@ use crate::request::{Check, currency, positive, text};
 /// Longest description, in characters.
 const DESCRIPTION_MAX: usize = 100_000;
 
+/// Most tags.
+const TAGS_MAX: usize = 100;
+
 /// A product to be put on sale.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -57,6 +60,12 @@ impl Check for NewProduct {
         text("title", &self.title, 500)?;
         if !self.description.is_empty() {
             text("description", &self.description, DESCRIPTION_MAX)?;
+        }
+        if let Some(brand) = &self.brand {
+            text("brand", brand, 200)?;
+        }
+        if self.tags.len() > TAGS_MAX {
+            return Err(Problem::invalid("tags", format!("at most {TAGS_MAX} are allowed")));
         }
         self.tags.iter().try_for_each(|tag| text("tags", tag, 100))?;
         if !self.attributes.is_object() {

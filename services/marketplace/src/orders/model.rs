@@ -10,7 +10,7 @@ use crate::request::{Check, currency, positive, text};
 const ITEMS_MAX: usize = 1000;
 
 /// An order to be placed.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewOrder {
     pub(super) customer_id: Uuid,

@@ -2,6 +2,7 @@
 
 use serde_json::json;
 use tailwater_outbox::{Event, Outbox};
+use tokio_postgres::types::Json;
 use tokio_postgres::{Client, GenericClient, Transaction};
 use uuid::Uuid;
 
@@ -23,8 +24,13 @@ pub(super) async fn place(
         // Of two requests with one key the second waits here until the first has committed.
         let lock = "SELECT pg_advisory_xact_lock(hashtextextended($1, 0))";
         transaction.execute(lock, &[&key]).await?;
-        let select = "SELECT order_id FROM orders.http_idempotency WHERE key = $1";
-        if let Some(row) = transaction.query_opt(select, &[&key]).await? {
+        let select = "SELECT order_id, request IS NULL OR request = $2
+                      FROM orders.http_idempotency WHERE key = $1";
+        if let Some(row) = transaction.query_opt(select, &[&key, &Json(new)]).await? {
+            if !row.get::<_, bool>(1) {
+                let problem = "this `Idempotency-Key` was used for another order";
+                return Err(Problem::Conflict(problem.to_owned()));
+            }
             return find(&transaction, row.get(0)).await;
         }
     }
@@ -33,8 +39,9 @@ pub(super) async fn place(
     transaction.execute(insert, &[&id, &new.customer_id, &new.currency, &total_minor]).await?;
     insert_items(&transaction, id, new).await?;
     if let Some(key) = key {
-        let insert = "INSERT INTO orders.http_idempotency (key, order_id) VALUES ($1, $2)";
-        transaction.execute(insert, &[&key, &id]).await?;
+        let insert = "INSERT INTO orders.http_idempotency (key, order_id, request)
+                      VALUES ($1, $2, $3)";
+        transaction.execute(insert, &[&key, &id, &Json(new)]).await?;
     }
     let order = find(&transaction, id).await?;
     let payload = json!({

@@ -6,7 +6,7 @@ use axum::body::{Body, to_bytes};
 use axum::http::{Request, StatusCode};
 use deadpool_postgres::Pool;
 use serde_json::{Value, json};
-use tailwater_marketplace::{catalog, database, inventory, orders, payments};
+use tailwater_marketplace::{catalog, database, inventory, orders, payments, serve};
 use tokio_postgres::NoTls;
 use tower::ServiceExt as _;
 use uuid::Uuid;
@@ -22,6 +22,10 @@ async fn an_order_and_its_event_are_written_together_and_once_per_key() -> anyho
     let again = app.send("POST", "/orders", Some("key-1"), order.clone()).await?;
     assert_eq!(first, again);
     assert_eq!((first.0, &first.1["total_minor"]), (StatusCode::ACCEPTED, &json!(300)));
+    let mut other = order.clone();
+    other["items"][0]["quantity"] = json!(3);
+    let (status, problem) = app.send("POST", "/orders", Some("key-1"), other).await?;
+    assert_eq!(status, StatusCode::CONFLICT, "{problem}");
     assert_eq!(app.count("orders.orders").await?, 1);
     assert_eq!(app.count("orders.outbox").await?, 1);
     let id = first.1["id"].as_str().context("an id")?.to_owned();
@@ -33,6 +37,31 @@ async fn an_order_and_its_event_are_written_together_and_once_per_key() -> anyho
     assert_eq!(payment["status"], "declined");
     app.send("POST", "/payments/authorize", None, pay).await?;
     assert_eq!(app.count("payments.outbox").await?, 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_cannot_be_stored_or_streamed_is_the_clients_mistake() -> anyhow::Result<()> {
+    let app = App::start().await?;
+    let product = |change: &dyn Fn(&mut Value)| {
+        let mut product = json!({
+            "sku": "s1", "title": "Lamp", "price": { "amount_minor": 100, "currency": "EUR" }
+        });
+        change(&mut product);
+        product
+    };
+    let bad = [
+        product(&|p| p["title"] = json!("a\u{0}b")),
+        product(&|p| p["brand"] = json!("b".repeat(201))),
+        product(&|p| p["attributes"] = json!({ "a": "\u{0}" })),
+        product(&|p| p["attributes"] = json!({ "a": "x".repeat(300_000) })),
+        product(&|p| p["tags"] = json!(vec!["t"; 101])),
+    ];
+    for body in bad {
+        let (status, problem) = app.send("POST", "/products", None, body).await?;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{problem}");
+    }
+    assert_eq!(app.count("catalog.products").await?, 0);
     Ok(())
 }
 
@@ -145,7 +174,7 @@ impl App {
             .merge(inventory::router(pool.clone()))
             .merge(orders::router(pool.clone()))
             .merge(payments::router(pool.clone()));
-        Ok(Self { pool, router })
+        Ok(Self { pool, router: serve::limited(router) })
     }
 
     async fn send(

@@ -49,6 +49,41 @@ async fn the_sql_function_writes_the_same_and_days_are_partitions() -> anyhow::R
     Ok(())
 }
 
+#[tokio::test]
+async fn a_row_that_no_event_can_be_made_of_fails_in_the_writers_transaction() -> anyhow::Result<()>
+{
+    let client = database().await?;
+    Outbox::of("orders")?.install(&client).await?;
+    for arguments in [
+        "'', 'o1', 'Placed', '{}'",
+        "'orders', '', 'Placed', '{}'",
+        "'orders', 'o1', '', '{}'",
+        "'orders', 'o1', 'Placed', '{}', ''",
+        "'orders', 'o1', 'Placed', '{}', NULL, '[1]'",
+        "'orders', 'o1', 'Placed', jsonb_build_object('a', repeat('x', 900000))",
+        "'orders', 'o1', 'Placed', NULL",
+    ] {
+        let append = format!("SELECT orders.outbox_append({arguments})");
+        assert!(client.execute(&append, &[]).await.is_err(), "{arguments}");
+    }
+    let large = "SELECT orders.outbox_append('orders', 'o1', 'Placed', jsonb_build_object('a', repeat('x', 800000)))";
+    client.execute(large, &[]).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn days_are_those_of_utc_in_every_session() -> anyhow::Result<()> {
+    let client = database().await?;
+    client.batch_execute("SET timezone = 'Pacific/Kiritimati'").await?;
+    Outbox::of("orders")?.install(&client).await?;
+    let bound = "SELECT pg_get_expr(relpartbound, oid) FROM pg_class
+                 WHERE relname = 'outbox_' || to_char(now() AT TIME ZONE 'UTC', 'YYYYMMDD')";
+    client.batch_execute("SET timezone = 'UTC'").await?;
+    let row = client.query_one(bound, &[]).await?;
+    assert!(row.get::<_, &str>(0).contains("00:00:00+00') TO ("), "{}", row.get::<_, &str>(0));
+    Ok(())
+}
+
 async fn database() -> anyhow::Result<Client> {
     let server = std::env::var("TAILWATER_TEST_POSTGRES")
         .context("`TAILWATER_TEST_POSTGRES` is not set; run the tests with `make test`")?;
