@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use tailwater_topics_contract::{
-    Catalog, From as Origin, Registrations, SinkKind, SinkSpec, TableName, TopicSpec,
+    Catalog, From as Origin, Registrations, SinkKind, SinkSpec, Standing, TableName, TopicSpec,
 };
 
 use crate::config::Config;
@@ -51,6 +51,8 @@ pub struct Declared {
     outboxes: BTreeSet<TableName>,
     /// Tables that feed a search index.
     searched: BTreeSet<TableName>,
+    /// Tables of removed topics. One that is still published is no mistake: its removal was cut short.
+    given_up: BTreeSet<TableName>,
 }
 
 impl Declared {
@@ -61,10 +63,14 @@ impl Declared {
 
     /// What is registered.
     pub fn in_registrations(registrations: &Registrations) -> Self {
-        Self::new(
+        let declared = Self::new(
             registrations.written().map(|topic| &topic.spec),
             registrations.standing_sinks().map(|sink| &sink.spec),
-        )
+        );
+        let removed =
+            registrations.topics.values().filter(|topic| topic.standing == Standing::Removed);
+        let given_up = removed.map(|topic| topic.spec.table().clone()).collect();
+        Self { given_up, ..declared }
     }
 
     fn new<'a>(
@@ -126,6 +132,7 @@ pub(crate) async fn look(config: &Config, declared: &Declared) -> Result<Vec<Fin
         &config.pipeline.changes_publication(),
         "insert, update, delete, truncate",
         declared.changes.keys().collect(),
+        &declared.given_up,
         &mut findings,
     )
     .await?;
@@ -134,6 +141,7 @@ pub(crate) async fn look(config: &Config, declared: &Declared) -> Result<Vec<Fin
         &config.pipeline.outbox_publication(),
         "insert",
         declared.outboxes.iter().collect(),
+        &declared.given_up,
         &mut findings,
     )
     .await?;
@@ -168,7 +176,8 @@ async fn server(
                 (SELECT count(*) FROM pg_catalog.pg_stat_replication WHERE application_name <> {reader}),
                 (SELECT count(*) FROM pg_catalog.pg_replication_slots WHERE slot_name = {slot}),
                 (SELECT count(*) FROM pg_catalog.pg_replication_slots WHERE slot_name = {slot} AND active),
-                (SELECT rolreplication OR rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user)"
+                (SELECT rolreplication OR rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user),
+                current_setting('server_encoding')"
     );
     let rows = connection.query(&sql).await?;
     let Some(row) = rows.first() else { return Ok(()) };
@@ -229,6 +238,15 @@ async fn server(
             ),
         );
     }
+    if text(10) == "SQL_ASCII" {
+        add(
+            "TW107",
+            Severity::Warning,
+            "server_encoding",
+            "is SQL_ASCII: the server keeps any bytes as text, and a row with some that are not UTF-8 stops the reader".to_owned(),
+            "dump the database and restore it into one with `ENCODING 'UTF8'`".to_owned(),
+        );
+    }
     if text(2) == "-1" {
         add(
             "TW106",
@@ -246,6 +264,7 @@ async fn publication(
     name: &str,
     operations: &str,
     declared: BTreeSet<&TableName>,
+    given_up: &BTreeSet<TableName>,
     findings: &mut Vec<Finding>,
 ) -> Result<(), Error> {
     let quoted = quote_identifier(name);
@@ -298,12 +317,15 @@ async fn publication(
             format!("`ALTER PUBLICATION {quoted} ADD TABLE {table}`"),
         );
     }
-    for table in published.iter().filter(|table| !declared.contains(table)) {
+    let known = |table: &&TableName| declared.contains(table) || given_up.contains(*table);
+    for table in published.iter().filter(|table| !known(table)) {
         let table = table.quoted();
         error(
             "TW113",
             format!("contains {table}, which no topic declares"),
-            format!("`ALTER PUBLICATION {quoted} DROP TABLE {table}`, or declare a topic for it"),
+            format!(
+                "declare a topic for it, or `ALTER PUBLICATION {quoted} DROP TABLE {table}` if it was added just now"
+            ),
         );
     }
     Ok(())

@@ -316,6 +316,28 @@ async fn a_missing_topic_and_a_wrong_partition_count_stop_the_reader() {
     world.drop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removal_that_was_cut_short_does_not_stop_the_reader() {
+    let mut world = World::new().await;
+    let removed = world.changes();
+    world.registrations.topics.get_mut(&removed).expect("it is registered").standing =
+        Standing::Removed;
+    // The table is still published, as when somebody was killed between the two steps of a removal.
+    let reader = world.start_reader().await;
+    world
+        .sql(
+            "INSERT INTO item VALUES (1, 'a');
+             INSERT INTO shop.outbox (id, aggregate_type, aggregate_id, event_type, event_version, payload)
+             VALUES ('018f0000-0000-7000-8000-000000000001', 'shop', 's1', 'shop.opened', 1, '{}')",
+        )
+        .await;
+    let events = world.read_until(&world.events(), 1).await;
+    assert_eq!(events[0].seq(), (1_u64 << 44) + 1, "the row before took no number");
+    reader.stop().await.expect("it drains");
+    assert!(World::read_all(&removed).is_empty());
+    world.drop().await;
+}
+
 // ---- logging in, and what preflight finds ----
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
