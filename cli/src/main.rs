@@ -239,6 +239,55 @@ mod tests {
         }
     }
 
+    /// The words of the commands in a page's blocks of shell, from `tailwater` to whatever ends a command.
+    fn commands(text: &str) -> Vec<Vec<String>> {
+        let blocks = text.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next());
+        let lines = blocks.flat_map(|block| {
+            block.replace("\\\n", " ").lines().map(str::to_owned).collect::<Vec<_>>()
+        });
+        let command = |line: String| {
+            let at = line.find("tailwater ")?;
+            // Elsewhere it is a name, as in `kubectl --namespace tailwater`.
+            let before = line[..at].trim_end();
+            if !["", "until", "&&"].contains(&before) && !before.ends_with(['(', '/']) {
+                return None;
+            }
+            let mut words = vec![String::new()];
+            let mut quote = None;
+            for letter in line[at..].chars() {
+                match (quote, letter) {
+                    (Some(open), letter) if open == letter => quote = None,
+                    (None, '"' | '\'') => quote = Some(letter),
+                    (None, '|' | '&' | '>' | '<' | '#' | ';' | ')') => break,
+                    (None, ' ') => words.push(String::new()),
+                    (_, letter) => words.last_mut()?.push(letter),
+                }
+            }
+            // `2>` leaves its number behind.
+            words.retain(|word| !word.is_empty() && word != "2");
+            Some(words)
+        };
+        lines.filter_map(command).collect()
+    }
+
+    #[test]
+    fn every_command_in_the_pages_can_be_parsed() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let pages = ["README.md", "docs/tutorial.md", "docs/operations.md", "services/README.md"];
+        let mut parsed = 0;
+        for page in pages {
+            let text = std::fs::read_to_string(root.join(page)).expect("a page");
+            for words in commands(&text) {
+                // A log says `tailwater cdc run` too; what is a command of ours begins with one of our words.
+                if let Err(error) = Cli::try_parse_from(&words) {
+                    panic!("{page}: `{}`: {error}", words.join(" "));
+                }
+                parsed += 1;
+            }
+        }
+        assert!(parsed > 20, "{parsed}");
+    }
+
     #[test]
     fn the_arguments_are_consistent() {
         Cli::command().debug_assert();

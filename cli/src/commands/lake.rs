@@ -1,7 +1,12 @@
 //! `tailwater lake`: what is in the archive.
+//!
+//! `ls` and `cat` are here. Everything else is the work of a program of its own, `tailwater-lake`, so that what
+//! runs beside a database does not carry a query engine.
 
+use std::ffi::OsString;
 use std::io::{self, Write};
-use std::process::ExitCode;
+use std::os::unix::process::CommandExt;
+use std::process::{self, ExitCode};
 
 use anyhow::{Context as _, bail};
 use serde::Serialize;
@@ -14,7 +19,10 @@ use crate::config::Config;
 use crate::output::bytes;
 use crate::workers::store;
 
-/// Look into the archive
+/// Look into the archive, query it, prove it, replay it
+///
+/// `query`, `repl`, `schema`, `get`, `head`, `tail`, `verify`, `replay` and `ddl` are done by the program `tailwater-lake`,
+/// which must stand beside this one or on PATH; `tailwater lake query --help` asks it.
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {
     /// List segments: where they are, which offsets they hold, how large they are
@@ -30,6 +38,9 @@ Examples:
   tailwater lake cat orders.events --partition 2 | jq .after
   tailwater lake cat data/orders.events/dt=2026-01-02/p00000-00000000000000000000.jsonl.gz")]
     Cat(CatArgs),
+    /// Everything else is handed to `tailwater-lake`.
+    #[command(external_subcommand)]
+    Other(Vec<OsString>),
 }
 
 #[derive(clap::Args)]
@@ -70,13 +81,31 @@ struct Segment {
 }
 
 pub(crate) async fn run(cx: &Context, command: &Command) -> anyhow::Result<ExitCode> {
+    if let Command::Other(arguments) = command {
+        return hand_over(cx, arguments);
+    }
     let config = cx.config()?;
     let registered = registrations::load(&config.kafka_client(), &config.pipeline).await?;
     match command {
         Command::Ls(args) => ls(cx, &config, &registered, args).await?,
         Command::Cat(args) => cat(&config, &registered, args).await?,
+        Command::Other(_) => {}
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Becomes `tailwater-lake`: its output, its signals and its exit code are its own.
+fn hand_over(cx: &Context, arguments: &[OsString]) -> anyhow::Result<ExitCode> {
+    let beside = std::env::current_exe().ok().map(|own| own.with_file_name("tailwater-lake"));
+    let program = beside.filter(|path| path.exists()).unwrap_or_else(|| "tailwater-lake".into());
+    let error =
+        process::Command::new(program).args(arguments).arg("--config").arg(&cx.config).exec();
+    if error.kind() == io::ErrorKind::NotFound {
+        bail!(
+            "this needs `tailwater-lake`, which is neither beside this program nor on PATH; it is built by `cargo build --release -p tailwater-lake`"
+        );
+    }
+    Err(error).context("`tailwater-lake` cannot be started")
 }
 
 /// An archive and the topics in it.

@@ -7,13 +7,14 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use rdkafka::ClientConfig;
 use serde::Serialize;
 use tailwater_cdc::progress;
 use tailwater_runtime::clock;
-use tailwater_topics_contract::{Lsn, Registrations, SinkName, TopicName};
+use tailwater_topics_contract::{Lsn, Registrations, SinkName, Standing, TopicName};
 use tailwater_topics_registry::registrations;
 
 use crate::Context;
@@ -29,8 +30,13 @@ use crate::output::{self, Format, bytes};
 #[command(after_help = "\
 Examples:
   tailwater status
+  tailwater status --watch
   tailwater status --json | jq .reader.lag_bytes")]
 pub(crate) struct Args {
+    /// Show it again every so many seconds, until interrupted
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2",
+        value_parser = clap::value_parser!(u64).range(1..))]
+    watch: Option<u64>,
     /// The same as `--output json`
     #[arg(long)]
     json: bool,
@@ -73,6 +79,7 @@ struct Reader {
 #[derive(Serialize)]
 struct Topic {
     name: TopicName,
+    standing: Standing,
     partitions: usize,
     /// Sum of the next offsets of all partitions.
     end: i64,
@@ -81,6 +88,7 @@ struct Topic {
 #[derive(Serialize)]
 struct Sink {
     name: SinkName,
+    standing: Standing,
     dead_letters: Option<i64>,
     topics: Vec<Taken>,
 }
@@ -105,15 +113,25 @@ struct TakenPartition {
 
 pub(crate) async fn run(cx: &Context, args: &Args) -> anyhow::Result<ExitCode> {
     let config = cx.config()?;
-    let status = look(&config).await;
     let format = if args.json { Format::Json } else { cx.format };
-    if format.is_structured() {
-        format.value(&status)?;
-    } else {
-        print(&status, cx.format)?;
+    loop {
+        let status = look(&config).await;
+        if args.watch.is_some() && format == Format::Table {
+            // To the first line of an empty screen.
+            write!(io::stdout().lock(), "\u{1b}[H\u{1b}[2J")?;
+        }
+        if format.is_structured() {
+            format.value(&status)?;
+        } else {
+            print(&status, format)?;
+        }
+        let Some(seconds) = args.watch else {
+            let healthy = status.problems.is_empty();
+            return Ok(if healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        };
+        io::stdout().lock().flush()?;
+        tokio::time::sleep(Duration::from_secs(seconds)).await;
     }
-    let healthy = status.problems.is_empty();
-    Ok(if healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 async fn look(config: &Config) -> Status {
@@ -196,15 +214,14 @@ fn streams(
     registered: &Registrations,
 ) -> anyhow::Result<(Vec<Topic>, Vec<Sink>)> {
     let mut ends: BTreeMap<&TopicName, Vec<Range>> = BTreeMap::new();
-    for name in registered.written().map(|topic| &topic.spec.name) {
-        ends.insert(name, offsets::ranges(kafka, name)?.unwrap_or_default());
+    let mut topics = Vec::new();
+    for topic in registered.written() {
+        let (name, standing) = (&topic.spec.name, topic.standing);
+        let ranges = offsets::ranges(kafka, name)?.unwrap_or_default();
+        let end = ranges.iter().map(|range| range.next).sum();
+        topics.push(Topic { name: name.clone(), standing, partitions: ranges.len(), end });
+        ends.insert(name, ranges);
     }
-    let topic = |(name, ranges): (&&TopicName, &Vec<Range>)| Topic {
-        name: (*name).clone(),
-        partitions: ranges.len(),
-        end: ranges.iter().map(|range| range.next).sum(),
-    };
-    let topics = ends.iter().map(topic).collect();
     let mut sinks = Vec::new();
     for sink in registered.standing_sinks() {
         let name = &sink.spec.name;
@@ -236,7 +253,8 @@ fn streams(
             let lag = partitions.iter().map(|partition| partition.lag).sum();
             taken.push(Taken { topic: topic.clone(), lag, partitions });
         }
-        sinks.push(Sink { name: name.clone(), dead_letters, topics: taken });
+        let (name, standing) = (name.clone(), sink.standing);
+        sinks.push(Sink { name, standing, dead_letters, topics: taken });
     }
     Ok((topics, sinks))
 }
@@ -257,7 +275,7 @@ fn print(status: &Status, format: Format) -> io::Result<()> {
         }
         writeln!(out)?;
         drop(out);
-        let header = ["SINK", "TOPIC", "COMMITTED", "END", "LAG", "DEAD LETTERS"];
+        let header = ["SINK", "TOPIC", "COMMITTED", "END", "LAG", "DEAD LETTERS", "STANDING"];
         output::table(&header, sink_rows(status).into_iter())?;
     }
     for problem in &status.problems {
@@ -295,7 +313,13 @@ fn facts(status: &Status) -> Vec<(&'static str, String)> {
     for topic in &status.topics {
         facts.push((
             "topic",
-            format!("{} ends at {} over {} partitions", topic.name, topic.end, topic.partitions),
+            format!(
+                "{} ends at {} over {} partitions{}",
+                topic.name,
+                topic.end,
+                topic.partitions,
+                if topic.standing == Standing::Paused { ", paused for its sinks" } else { "" }
+            ),
         ));
     }
     facts
@@ -319,6 +343,7 @@ fn sink_rows(status: &Status) -> Vec<Vec<String>> {
                 ends.join(","),
                 taken.lag.to_string(),
                 dead.clone(),
+                sink.standing.to_string(),
             ]);
         }
     }

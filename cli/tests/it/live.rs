@@ -363,12 +363,8 @@ async fn a_database_nobody_prepared_becomes_a_project_that_can_be_applied() -> a
         ))
         .await?;
     let config = std::fs::read_to_string(place.folder.join("tailwater.yaml"))?;
-    let value = |key: &str| {
-        let (_, rest) = config.split_once(&format!("{key}: ")).expect("in the configuration");
-        rest.split([',', ' ', '}', '\n']).next().unwrap_or_default().trim_matches('"').to_owned()
-    };
-    let (host, port, user) = (value("host"), value("port"), value("user"));
-    let url = format!("postgres://{user}@{host}:{port}/{}", value("database"));
+    let value = |key: &str| place.value(&config, key);
+    let url = place.url(&config);
     let (kafka, s3) = (value("brokers"), value("endpoint"));
     let arguments = ["init", "--postgres", &url, "--kafka", &kafka, "--s3", &s3, "--dir", "new"];
     let made = run(&place.folder, &arguments).done();
@@ -389,6 +385,52 @@ async fn a_database_nobody_prepared_becomes_a_project_that_can_be_applied() -> a
     let new = place.folder.join("new");
     let planned = run(&new, &["plan", "-f", "catalog"]).done();
     assert!(planned.contains("+ topic orders.events: create with 3 partitions"), "{planned}");
+    place.leave().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_tutorial_runs_as_written() -> anyhow::Result<()> {
+    let place = Place::new().await?;
+    place.sql.batch_execute("DROP SCHEMA shop CASCADE").await?;
+    let config = std::fs::read_to_string(place.folder.join("tailwater.yaml"))?;
+    // The tests' servers are shared: names of its own, and no fixed ports.
+    let own = |text: String| {
+        let clinic = format!("clinic_{}", place.id);
+        text.replace("--pipeline clinic", &format!("--pipeline {clinic}"))
+            .replace("tailwater_clinic", &format!("tailwater_{clinic}"))
+            .replace("clinic.patient", &format!("clinic_{}.patient", place.id))
+            .replace("SCHEMA clinic;", &format!("SCHEMA {clinic};"))
+            .replace("clinic.visit_log", &format!("{clinic}.visit_log"))
+            .replace("clinic.account", &format!("{clinic}.account"))
+    };
+    let binary = place.folder.join("bin");
+    std::fs::create_dir(&binary)?;
+    let wrapper = format!(
+        "#!/bin/sh\n[ \"$1\" = init ] || exec {0} \"$@\"\n{0} \"$@\" || exit $?\n{1} >> clinic/tailwater.yaml\n",
+        env!("CARGO_BIN_EXE_tailwater"),
+        r#"printf 'reader: { admin: "127.0.0.1:0" }\nsinks: { admin: "127.0.0.1:0" }\n'"#
+    );
+    let path = binary.join("tailwater");
+    std::fs::write(&path, wrapper)?;
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    let script = format!(
+        "set -euo pipefail\ntrap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n{}",
+        own(crate::docs::tutorial())
+    );
+    let value = |key: &str| place.value(&config, key);
+    let output = std::process::Command::new("timeout")
+        .args(["180", "bash", "-c", &script])
+        .current_dir(&place.folder)
+        .env("PATH", format!("{}:{}", binary.display(), std::env::var("PATH")?))
+        .env("DATABASE", place.url(&config))
+        .env("KAFKA", value("brokers"))
+        .env("S3", value("endpoint"))
+        .env_remove("TAILWATER_CONFIG")
+        .output()?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}\n{error}");
+    assert!(said.contains("account is left out:") && said.contains("~ sink lake: pause"), "{said}");
     place.leave().await
 }
 

@@ -2,5 +2,7 @@
 
 mod command;
 mod bad_input;
+mod broken;
+mod docs;
 mod place;
 mod live;

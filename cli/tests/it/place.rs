@@ -74,6 +74,20 @@ impl Place {
         Ok(Self { id, folder, sql, kafka, admin })
     }
 
+    /// A value of the configuration.
+    #[expect(clippy::unused_self, reason = "reads as a question to the place")]
+    pub(crate) fn value(&self, config: &str, key: &str) -> String {
+        let (_, rest) = config.split_once(&format!("{key}: ")).expect("in the configuration");
+        rest.split([',', ' ', '}', '\n']).next().unwrap_or_default().trim_matches('"').to_owned()
+    }
+
+    /// The database as a URL.
+    pub(crate) fn url(&self, config: &str) -> String {
+        let value = |key| self.value(config, key);
+        let (host, port, user) = (value("host"), value("port"), value("user"));
+        format!("postgres://{user}@{host}:{port}/{}", value("database"))
+    }
+
     /// Removes what the test made; a failed test leaves it for a look.
     pub(crate) async fn leave(self) -> anyhow::Result<()> {
         let consumer: BaseConsumer = self.kafka.create()?;
