@@ -121,7 +121,7 @@ traffic() {
         TAILWATER_DEMO_PAYMENTS=http://127.0.0.1:$TAILWATER_COMPOSE_PAYMENTS_PORT \
         "$bin/tailwater-demo" market >"$logs/judge.log" 2>&1 ||
         die "the judge does not agree:" "$(tail -n 30 "$logs/judge.log")"
-    say "  $(grep -vE '^ *$' "$logs/judge.log" | tail -n 1)"
+    say "  $(grep '^traffic:' "$logs/judge.log"); $(grep -cE '(┆|│) equal' "$logs/judge.log") topics equal in all stores"
 }
 
 # What the processes answer on /metrics is what rules and dashboard were held against.

@@ -39,8 +39,22 @@ def recorded(rules):
     return {rule["record"]: set() for group in rules["groups"] for rule in group["rules"] if "record" in rule}
 
 
-def problems(expression, series):
+def jobs(root):
+    """The names of jobs in the scrape configuration; that of Kubernetes makes the same ones out of components."""
+    config = yaml.safe_load((root / "infra/observability/prometheus.yml").read_text(encoding="utf-8"))
+    named = {job["job_name"] for job in config["scrape_configs"]}
+    cluster = yaml.safe_load((root / "k8s/components/observability/prometheus.yml").read_text(encoding="utf-8"))
+    kept = next(r for r in cluster["scrape_configs"][0]["relabel_configs"] if r.get("action") == "keep")["regex"]
+    made = {"tailwater-" + pair.split(";")[1] for pair in kept.split("|")}
+    assert made == named, f"compose scrapes {sorted(named)}, Kubernetes {sorted(made)}"
+    return named
+
+
+def problems(expression, series, known_jobs=frozenset()):
     """What an expression asks for that nobody exposes."""
+    for job in re.findall(r'\bjob="([^"]*)"', expression):
+        if known_jobs and job not in known_jobs:
+            yield f"there is no job {job}"
     expression = re.sub(r"\$__rate_interval", "5m", expression)
     matchers = {}
     for name, body in re.findall(r"([a-zA-Z_:][a-zA-Z0-9_:]*)\s*\{([^}]*)\}", expression):
@@ -125,11 +139,12 @@ WRONG = {
     "sum by (group) (tailwater_sink_lag_records)": "nothing in it has the label group, by which it groups",
     "histogram_quantile(0.9, sum by (le) (rate(tailwater_cdc_stage_seconds[5m])))": "nobody exposes tailwater_cdc_stage_seconds",
     "http_requests_total": "nobody exposes http_requests_total",
+    'up{job="tailwater-sinks"} == 0': "there is no job tailwater-sinks",
 }
 
 
-def missed(series):
-    return [expression for expression, problem in WRONG.items() if problem not in problems(expression, series)]
+def missed(series, known_jobs):
+    return [expression for expression, problem in WRONG.items() if problem not in problems(expression, series, known_jobs)]
 
 
 def scraped(root, *files):
@@ -154,13 +169,14 @@ def scraped(root, *files):
 
 def main(root, out, exposed=None):
     root, found, count = Path(root), [], 0
+    known_jobs = jobs(root)
     listed_path = root / "infra/observability/metrics.tsv"
     series = read_list(listed_path) | OWN
     series |= recorded(yaml.safe_load((root / "infra/observability/rules/tailwater.yaml").read_text(encoding="utf-8")))
     asked = []
     for place, expression, rule in expressions(root):
         count += 1
-        found += [f"{place}: {problem}" for problem in problems(expression, series)]
+        found += [f"{place}: {problem}" for problem in problems(expression, series, known_jobs)]
         for label in sorted(used_labels(rule) - kept_labels(expression, series)):
             found.append(f"{place}: its text names label {label}, which the result does not have")
         asked.append({"record": f"check:expression_{count}", "expr": expression.replace("$__rate_interval", "5m")})
@@ -176,7 +192,7 @@ def main(root, out, exposed=None):
         found += [f"metrics.tsv says what the binary does not: {' '.join(line)}" for line in sorted(same(lines) - same(printed))]
     found += [f"metrics.tsv has {name}, which no source names" for name in sorted(listed - from_sources(root))]
     found += alerts(root)
-    found += [f"this check did not notice: {expression}" for expression in missed(series)]
+    found += [f"this check did not notice: {expression}" for expression in missed(series, known_jobs)]
     for sentence in found:
         print(sentence, file=sys.stderr)
     source = "as the binary says them" if exposed else "as metrics.tsv lists them; no binary to ask"
