@@ -1,5 +1,6 @@
 //! Operations of one partition, at most one per id: an older one would be overwritten by the same
-//! request anyway, and a newer one must not be undone by it.
+//! request anyway, and a newer one must not be undone by it. Should the index refuse the newer one,
+//! the older takes its place, as it would have done had they come in two batches.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -20,10 +21,23 @@ pub(crate) struct Item {
     pub(crate) attempts: u32,
     /// Stored, stale or refused: it must not be sent again.
     pub(crate) done: bool,
+    /// What it took the place of.
+    older: Option<Box<Item>>,
 }
 
 impl Item {
+    /// Memory of it and of all that it took the place of.
     fn bytes(&self) -> usize {
+        let mut bytes = self.own_bytes();
+        let mut older = &self.older;
+        while let Some(item) = older {
+            bytes += item.own_bytes();
+            older = &item.older;
+        }
+        bytes
+    }
+
+    fn own_bytes(&self) -> usize {
         let length = |bytes: &Option<bytes::Bytes>| bytes.as_ref().map_or(0, bytes::Bytes::len);
         let headers = self.record.headers.iter();
         ITEM_BYTES
@@ -46,23 +60,41 @@ pub(crate) struct Batch {
 impl Batch {
     /// Takes an operation; true when it met another one of its id, of which the newer stays.
     pub(crate) fn push(&mut self, operation: Operation, record: SourceRecord) -> bool {
-        let item = Item { operation, record, attempts: 0, done: false };
-        let met = self.places.get(&item.operation.id).copied();
-        match met {
-            Some(place) if self.items[place].operation.version > item.operation.version => {}
-            Some(place) => {
-                self.grow(&item);
-                let old = std::mem::replace(&mut self.items[place], item);
-                self.memory_bytes -= old.bytes();
-                self.encoded_bytes -= bulk::encoded_bytes(&old.operation);
-            }
-            None => {
-                self.grow(&item);
-                self.places.insert(item.operation.id.clone(), self.items.len());
-                self.items.push(item);
-            }
+        let mut item = Item { operation, record, attempts: 0, done: false, older: None };
+        let Some(place) = self.places.get(&item.operation.id).copied() else {
+            self.add(item);
+            return false;
+        };
+        let met = &mut self.items[place];
+        if met.operation.version <= item.operation.version {
+            self.memory_bytes += item.own_bytes();
+            self.encoded_bytes += bulk::encoded_bytes(&item.operation);
+            self.encoded_bytes -= bulk::encoded_bytes(&met.operation);
+            std::mem::swap(met, &mut item);
+            met.older = Some(Box::new(item));
         }
-        met.is_some()
+        true
+    }
+
+    fn add(&mut self, item: Item) {
+        self.grow(&item);
+        self.places.insert(item.operation.id.clone(), self.items.len());
+        self.items.push(item);
+    }
+
+    /// The index refuses the operation at a place: answers its record, and how often it was sent. What it had taken the
+    /// place of comes back.
+    pub(crate) fn refuse(&mut self, place: usize) -> (SourceRecord, u32) {
+        let item = &mut self.items[place];
+        let Some(older) = item.older.take() else {
+            item.done = true;
+            return (item.record.clone(), item.attempts);
+        };
+        self.encoded_bytes += bulk::encoded_bytes(&older.operation);
+        let refused = std::mem::replace(item, *older);
+        self.encoded_bytes -= bulk::encoded_bytes(&refused.operation);
+        self.memory_bytes -= refused.own_bytes();
+        (refused.record, refused.attempts)
     }
 
     fn grow(&mut self, item: &Item) {
@@ -116,15 +148,8 @@ impl Batch {
 
     /// Forgets what is done.
     pub(crate) fn settle(&mut self) {
-        for item in std::mem::take(self).items {
-            if !item.done {
-                let attempts = item.attempts;
-                self.push(item.operation, item.record);
-                if let Some(last) = self.items.last_mut() {
-                    last.attempts = attempts;
-                }
-            }
-        }
+        let items = std::mem::take(self).items;
+        items.into_iter().filter(|item| !item.done).for_each(|item| self.add(item));
     }
 }
 
@@ -188,6 +213,27 @@ mod tests {
             .map(|item| (item.operation.version, item.record.offset))
             .collect();
         assert_eq!(left, [(3, 2), (2, 1)]);
+    }
+
+    #[test]
+    fn when_the_newest_is_refused_what_it_replaced_comes_back() {
+        let mut batch = Batch::default();
+        for version in 1..4 {
+            batch.push(operation("a", version), record(version.cast_signed()));
+        }
+        batch.push(operation("b", 9), record(9));
+        batch.item(0).attempts = 2;
+        let (refused, attempts) = batch.refuse(0);
+        assert_eq!((refused.offset, attempts), (3, 2));
+        batch.settle();
+        let left: Vec<_> = batch.items(0..2).iter().map(|item| item.operation.version).collect();
+        assert_eq!(left, [2, 9]);
+        assert_eq!(batch.refuse(0).0.offset, 2);
+        assert_eq!(batch.refuse(0).0.offset, 1);
+        batch.item(1).done = true;
+        batch.settle();
+        assert!(batch.is_empty());
+        assert_eq!((batch.memory_bytes(), batch.encoded_bytes()), (0, 0));
     }
 
     #[test]

@@ -31,7 +31,7 @@ pub mod index;
 mod sink;
 /// What can go wrong, and of what kind it is.
 mod error;
-/// Names of what is counted.
+/// What is measured.
 pub mod metrics;
 
 pub use client::{Client, SearchConfig};

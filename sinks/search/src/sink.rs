@@ -19,6 +19,7 @@ use metrics::{counter, histogram};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tailwater_runtime::Backoff;
+use tailwater_sinks_worker::dead_letter::Replay;
 use tailwater_sinks_worker::{
     Committed, Flushed, Rejected, Resume, Sink, SinkError, SourceRecord, TopicPartition, Writer,
 };
@@ -143,6 +144,18 @@ impl Sink for SearchSink {
             rounds,
         };
         Ok((writer, committed.map_or(0, |committed| committed.offset)))
+    }
+}
+
+/// Every document has its row's sequence as its version, so an older record never replaces a newer one.
+impl Replay for SearchSink {
+    /// A truncation ends every row before it.
+    fn supersedes(&self, later: &SourceRecord, earlier: &SourceRecord) -> bool {
+        let is_same_row = later.key.is_some() && later.key == earlier.key;
+        let truncates = || {
+            matches!(document::read(later.key.as_ref(), later.value.as_ref()), Ok(Wish::Truncate))
+        };
+        is_same_row || truncates()
     }
 }
 
@@ -303,11 +316,8 @@ impl SearchWriter {
     }
 
     fn reject(&mut self, place: usize, class: &'static str, reason: String) {
-        let item = self.batch.item(place);
-        item.done = true;
-        let rejected =
-            Rejected { record: item.record.clone(), class, reason, attempts: item.attempts.max(1) };
-        self.rejected.push(rejected);
+        let (record, attempts) = self.batch.refuse(place);
+        self.rejected.push(Rejected { record, class, reason, attempts: attempts.max(1) });
         self.answered += 1;
         self.count("refused", 1);
     }
@@ -347,14 +357,18 @@ impl SearchWriter {
     async fn write_all(&mut self) -> Result<(), Error> {
         let mut idle_rounds = 0;
         while !self.batch.is_empty() {
-            let before = self.batch.len();
+            let before = self.answered;
             let round = self.round().await;
             self.batch.settle();
             let busy = round?;
             if self.batch.is_empty() {
                 break;
             }
-            idle_rounds = if self.batch.len() < before { 0 } else { idle_rounds + 1 };
+            idle_rounds = if self.answered > before { 0 } else { idle_rounds + 1 };
+            if busy.is_none() {
+                // Only what came back in place of something refused.
+                continue;
+            }
             let reason = busy.unwrap_or_default();
             if idle_rounds >= self.rounds {
                 return Err(Error::Busy { address: self.client.address().to_owned(), reason });

@@ -501,7 +501,8 @@ fn committed<S: Sink, D: DeadLetters>(
     asked.into_iter().map(answer).collect()
 }
 
-fn record(message: &BorrowedMessage<'_>) -> SourceRecord {
+/// A message as sinks take it.
+pub(crate) fn record(message: &BorrowedMessage<'_>) -> SourceRecord {
     let headers = message.headers().map_or_else(Vec::new, |headers| {
         let header = |header: rdkafka::message::Header<'_, &[u8]>| {
             (header.key.to_owned(), header.value.map(Bytes::copy_from_slice))

@@ -1,150 +1,19 @@
-//! Records that no sink can take, set aside with their reason.
+//! Records that no sink can take: set aside with their reason, looked at, given to their sink again.
+//!
+//! ```text
+//!  partition ──rejected──▶ dead-letter topic ──read──▶ letters ──replay──▶ still the newest of its key? ──▶ the sink
+//!                              ▲                                              │ no: superseded
+//!                              └────────────── settled: how and when ◀────────┘
+//! ```
+//!
+//! The topic is a log: nothing in it is changed. A letter is settled by a record behind it that names the same place.
 
-use std::time::Duration;
+mod read;
+mod replay;
+mod topic;
+mod wire;
 
-use rdkafka::ClientConfig;
-use rdkafka::client::ClientContext;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
-use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
-use tailwater_runtime::clock;
-use tailwater_topics_contract::{SinkName, TopicName, header};
-use tokio::sync::oneshot;
-
-use crate::error::WorkerError;
-use crate::partition::{DeadLetters, size};
-use crate::sink::{Rejected, SinkError, TopicPartition};
-
-/// After so long the broker counts as silent. The record is sent again then and may be there twice: its coordinates
-/// tell.
-const SILENCE_MAX_MS: &str = "10000";
-/// The client's own limit is off, so that the topic's decides.
-const RECORD_BYTES_MAX: &str = "1000000000";
-
-/// Writes to the dead-letter topic of one sink.
-///
-/// Key and value are the original bytes, the original headers come first, and ours say where the record stood and why
-/// it was set aside.
-pub(crate) struct DeadLetterTopic {
-    sink: SinkName,
-    topic: TopicName,
-    producer: ThreadedProducer<Deliveries>,
-}
-
-impl DeadLetterTopic {
-    pub(crate) fn new(
-        sink: SinkName,
-        topic: TopicName,
-        mut settings: ClientConfig,
-    ) -> Result<Self, WorkerError> {
-        settings
-            .set("enable.idempotence", "true")
-            .set("acks", "all")
-            .set("linger.ms", "1")
-            .set("message.timeout.ms", SILENCE_MAX_MS)
-            .set("message.max.bytes", RECORD_BYTES_MAX);
-        let producer = settings.create_with_context(Deliveries).map_err(WorkerError::Settings)?;
-        Ok(Self { sink, topic, producer })
-    }
-
-    async fn send(
-        &self,
-        partition: &TopicPartition,
-        rejected: &Rejected,
-    ) -> Result<(), KafkaError> {
-        let (sent, delivered) = oneshot::channel();
-        let mut record = BaseRecord::with_opaque_to(self.topic.as_str(), Box::new(sent))
-            .headers(headers(&self.sink, partition, rejected, clock::now_ms()));
-        if let Some(key) = &rejected.record.key {
-            record = record.key(&key[..]);
-        }
-        if let Some(value) = &rejected.record.value {
-            record = record.payload(&value[..]);
-        }
-        self.producer.send(record).map_err(|(error, _)| error)?;
-        delivered.await.unwrap_or(Err(KafkaError::Canceled))
-    }
-}
-
-/// A record that was not set aside.
-#[derive(Debug, thiserror::Error)]
-enum Error {
-    #[error("the record at offset {offset} could not be set aside in `{topic}`")]
-    NotTaken { topic: TopicName, offset: i64, source: KafkaError },
-    #[error(
-        "the record at offset {offset} is too large for `{topic}`: raise the topic's `max.message.bytes` above {bytes}, then start the worker again"
-    )]
-    TooLarge { topic: TopicName, offset: i64, bytes: usize },
-}
-
-impl DeadLetters for DeadLetterTopic {
-    async fn set_aside(
-        &self,
-        partition: &TopicPartition,
-        rejected: &Rejected,
-    ) -> Result<(), SinkError> {
-        let Err(source) = self.send(partition, rejected).await else { return Ok(()) };
-        let (topic, offset) = (self.topic.clone(), rejected.record.offset);
-        match source.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::MessageSizeTooLarge) => {
-                // Our headers, and what the broker adds.
-                let bytes = size(&rejected.record) + rejected.reason.len() + 1024;
-                Err(SinkError::definite(Error::TooLarge { topic, offset, bytes }))
-            }
-            _ => Err(SinkError::transient(Error::NotTaken { topic, offset, source })),
-        }
-    }
-}
-
-impl Drop for DeadLetterTopic {
-    fn drop(&mut self) {
-        // Everything set aside was awaited; there is nothing to lose, only a thread to end.
-        let _ = self.producer.flush(Duration::from_secs(1));
-    }
-}
-
-fn headers(
-    sink: &SinkName,
-    partition: &TopicPartition,
-    rejected: &Rejected,
-    now_ms: i64,
-) -> OwnedHeaders {
-    let record = &rejected.record;
-    let mut headers = OwnedHeaders::new_with_capacity(record.headers.len() + 9);
-    for (key, value) in &record.headers {
-        headers = headers.insert(Header { key, value: value.as_ref().map(|value| &value[..]) });
-    }
-    let ours = [
-        (header::DLQ_SINK, sink.to_string()),
-        (header::DLQ_TOPIC, partition.topic.to_string()),
-        (header::DLQ_PARTITION, partition.partition.to_string()),
-        (header::DLQ_OFFSET, record.offset.to_string()),
-        (header::DLQ_TIMESTAMP, record.timestamp_ms.to_string()),
-        (header::DLQ_CLASS, rejected.class.to_owned()),
-        (header::DLQ_REASON, rejected.reason.clone()),
-        (header::DLQ_ATTEMPTS, rejected.attempts.to_string()),
-        (header::DLQ_AT, now_ms.to_string()),
-    ];
-    for (key, value) in &ours {
-        headers = headers.insert(Header { key, value: Some(value) });
-    }
-    headers
-}
-
-/// Answers whoever waits for a delivery.
-struct Deliveries;
-
-impl ClientContext for Deliveries {}
-
-impl ProducerContext for Deliveries {
-    type DeliveryOpaque = Box<oneshot::Sender<Result<(), KafkaError>>>;
-
-    fn delivery(&self, result: &DeliveryResult<'_>, waiting: Self::DeliveryOpaque) {
-        let answer = match result {
-            Ok(_) => Ok(()),
-            Err((error, _)) => Err(error.clone()),
-        };
-        // Nobody waits any more when the partition was abandoned.
-        let _ = waiting.send(answer);
-    }
-}
+pub use read::{Filter, ReadError, read};
+pub use replay::{Outcome, Replay, ReplayError, Replayed, discard, replay};
+pub(crate) use topic::DeadLetterTopic;
+pub use wire::{DeadLetter, Position, Settled, Settlement};

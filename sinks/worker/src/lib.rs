@@ -19,8 +19,8 @@ mod sink;
 mod budget;
 /// One partition: batch, flush, report.
 mod partition;
-/// Records that no sink can take, set aside with their reason.
-mod dead_letter;
+/// Records that no sink can take: set aside, read, replayed.
+pub mod dead_letter;
 /// What tasks and brokers leave for the consumer's thread.
 mod mailbox;
 /// Offsets on their way to the group (pure).

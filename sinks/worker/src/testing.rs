@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::dead_letter::Replay;
 use crate::sink::{
     Committed, Flushed, Rejected, Resume, Sink, SinkError, SourceRecord, TopicPartition, Writer,
 };
@@ -23,6 +24,8 @@ pub enum Fault {
     Hangs,
     /// Nothing is stored: another writer has stored everything below this offset.
     AnotherWriterReached(i64),
+    /// Everything is stored, after a while.
+    Slow,
     /// The sink has a mistake in it.
     Panics,
 }
@@ -55,9 +58,19 @@ impl MemorySink {
         self.state().faults.extend(std::iter::repeat_n(fault, times));
     }
 
-    /// The record at this offset can never be stored.
+    /// How many flushes are still to go wrong.
+    pub fn faults_left(&self) -> usize {
+        self.state().faults.len()
+    }
+
+    /// The record at this offset can never be stored. Neither can one with a header `poison`.
     pub fn reject(&self, offset: i64) {
         self.state().poison.insert(offset);
+    }
+
+    /// The record at this offset can be stored after all.
+    pub fn accept(&self, offset: i64) {
+        self.state().poison.remove(&offset);
     }
 
     /// Nothing is flushed while the answer lives.
@@ -101,6 +114,9 @@ impl Sink for MemorySink {
     }
 }
 
+/// It keeps records by offset, so an older one never takes a newer one's place.
+impl Replay for MemorySink {}
+
 /// Writes one partition of a [`MemorySink`].
 #[derive(Debug)]
 pub struct MemoryWriter {
@@ -119,7 +135,8 @@ impl MemoryWriter {
 
 impl Writer for MemoryWriter {
     fn push(&mut self, record: SourceRecord) -> Result<(), Rejected> {
-        if self.sink.state().poison.contains(&record.offset) {
+        let is_marked = record.headers.iter().any(|(name, _)| name == "poison");
+        if is_marked || self.sink.state().poison.contains(&record.offset) {
             let reason = "the test says so".to_owned();
             return Err(Rejected { record, class: "poison", reason, attempts: 0 });
         }
@@ -160,6 +177,11 @@ impl Writer for MemoryWriter {
                 self.store();
                 self.batch = kept;
                 Err(SinkError::transient("no reply"))
+            }
+            Some(Fault::Slow) => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                self.store();
+                Ok(done(next, Resume::Continue))
             }
             Some(Fault::Hangs) => std::future::pending().await,
             Some(Fault::Panics) => panic!("the test says so"),

@@ -67,10 +67,10 @@ impl WorkerConfig {
 
     fn consumer(&self) -> ClientConfig {
         let mut settings = self.client();
-        // What the client fetches ahead is memory, too: a quarter of the budget on top of it, for all partitions there
-        // are together.
+        // What the client fetches ahead is memory, too: an eighth of the budget on top of it, for all partitions there
+        // are together. More than some MiB of one partition bring nothing: it is fetched again before it is empty.
         let partitions = self.registration.origins.len().max(1);
-        let prefetch_kib = (self.budget_bytes / 4 / 1024 / partitions).clamp(256, 16 * 1024);
+        let prefetch_kib = (self.budget_bytes / 8 / 1024 / partitions).clamp(256, 4 * 1024);
         let defaults = [
             ("session.timeout.ms", "10000".to_owned()),
             ("heartbeat.interval.ms", "3000".to_owned()),
@@ -114,7 +114,8 @@ pub async fn run<S: Sink>(
     tailwater_runtime::describe(crate::metrics::ALL);
     let spec = &config.registration.spec;
     let dead_letters = config.pipeline.dead_letter_topic(&spec.name);
-    let dead_letters = DeadLetterTopic::new(spec.name.clone(), dead_letters, config.client())?;
+    let dead_letters = DeadLetterTopic::new(spec.name.clone(), dead_letters, config.client())
+        .map_err(WorkerError::Settings)?;
     let origin = |origin: &tailwater_topics_contract::Origin| {
         let id = TopicPartition { topic: origin.topic.clone(), partition: origin.partition };
         (id, origin.offset)

@@ -29,6 +29,8 @@ pub(crate) enum Fault {
     LoseReply,
     /// The answer is that to another request.
     Garbage,
+    /// Everything is done, after a while.
+    Slow,
 }
 
 #[derive(Default)]
@@ -39,6 +41,8 @@ pub(crate) struct Inner {
     /// How many were made.
     made: usize,
     pub(crate) script: VecDeque<Fault>,
+    /// Faults met.
+    pub(crate) met: usize,
     /// Ids of every bulk request, in order.
     pub(crate) requests: Vec<Vec<String>>,
     /// Requests with more operations than this are answered 413.
@@ -170,8 +174,16 @@ async fn bulk(
     body: Bytes,
 ) -> Response {
     let operations = parse(&headers, &query, &body);
+    let fault = {
+        let mut inner = fake.lock();
+        let fault = inner.script.pop_front();
+        inner.met += usize::from(fault.is_some());
+        fault.unwrap_or(Fault::None)
+    };
+    if let Fault::Slow = fault {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
     let mut inner = fake.lock();
-    let fault = inner.script.pop_front().unwrap_or(Fault::None);
     inner.requests.push(operations.iter().map(|one| one.id.clone()).collect());
     if let Fault::Status(status) = fault {
         return error(status, "some_exception", "as told");

@@ -7,12 +7,13 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tailwater_sinks_search::index::{self, State};
 use tailwater_sinks_search::{Patience, SearchSink};
-use tailwater_sinks_worker::{Sink, Writer};
-use tailwater_topics_contract::SearchSpec;
+use tailwater_sinks_worker::contract::{self, Subject};
+use tailwater_sinks_worker::{Sink, SourceRecord, Writer};
+use tailwater_topics_contract::{SearchSpec, TopicName};
 
 use crate::records::{
-    assert_definite, assert_transient, client, committed, delete, open, partition, pipeline,
-    push_all, put, row, spec,
+    assert_definite, assert_transient, client, committed, contract_poison, contract_record, delete,
+    open, partition, pipeline, push_all, put, row, spec,
 };
 
 /// An alias of its own on a real server; everything of it goes with it.
@@ -72,6 +73,38 @@ impl Live {
         let path = format!("{}/_settings", self.first_index());
         let (status, answer) = self.call(Method::PUT, &path, Some(settings)).await;
         assert_eq!(status, 200, "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn the_search_sink_keeps_the_contract_of_sinks() {
+    contract::check(|| async { Live::new() }).await;
+}
+
+impl Subject for Live {
+    type Sink = SearchSink;
+    type Held = BTreeMap<String, (u64, Value)>;
+
+    fn sink(&self) -> SearchSink {
+        Live::sink(self)
+    }
+
+    fn topic(&self) -> TopicName {
+        partition().topic
+    }
+
+    fn record(&self, offset: i64) -> SourceRecord {
+        contract_record(offset)
+    }
+
+    fn poison(&self, offset: i64) -> Option<SourceRecord> {
+        Some(contract_poison(offset))
+    }
+
+    async fn held(&self) -> BTreeMap<String, (u64, Value)> {
+        let documents = self.documents().await;
+        self.drop_index().await;
+        documents
     }
 }
 

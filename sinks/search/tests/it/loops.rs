@@ -5,13 +5,15 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::json;
 use tailwater_sinks_search::{Patience, SearchSink, SearchWriter};
-use tailwater_sinks_worker::{Resume, Sink, Writer};
-use tailwater_topics_contract::SearchSpec;
+use tailwater_sinks_worker::contract::{self, Disturbed, Subject, Trouble};
+use tailwater_sinks_worker::{Resume, Sink, SourceRecord, Writer};
+use tailwater_topics_contract::{SearchSpec, TopicName};
 
 use crate::fake::{Fake, Fault};
 use crate::records::{
-    assert_definite, assert_transient, client, committed, delete, open, partition, pipeline,
-    push_all, put, row, spec, tombstone, truncate,
+    REFUSED_NAME, assert_definite, assert_transient, client, committed, contract_poison,
+    contract_record, delete, open, partition, pipeline, push_all, put, row, spec, tombstone,
+    truncate,
 };
 
 /// Long enough to see the waits, short enough not to wait for them.
@@ -30,6 +32,74 @@ async fn start() -> (Fake, SearchWriter) {
 
 fn names(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
     pairs.iter().map(|(id, name)| ((*id).to_owned(), (*name).to_owned())).collect()
+}
+
+#[tokio::test]
+async fn the_search_sink_keeps_the_contract_of_sinks_before_a_server_that_fails_as_it_is_told() {
+    contract::check(Fake::for_contract).await;
+    contract::check_disturbed(Fake::for_contract).await;
+}
+
+#[tokio::test]
+async fn a_refused_row_gives_its_place_back_to_the_one_before_it() {
+    let (fake, mut writer) = start().await;
+    fake.lock().refused_name = Some("bad".to_owned());
+    push_all(
+        &mut writer,
+        [put(1, 1, "good"), put(2, 1, "better"), put(3, 1, "bad"), put(4, 2, "x")],
+    );
+    let rejected = writer.flush(5).await.unwrap().rejected;
+    assert_eq!(rejected.len(), 1);
+    assert_eq!(rejected[0].record, put(3, 1, "bad"));
+    assert_eq!(fake.names(), names(&[("1", "better"), ("2", "x")]));
+    assert_eq!(writer.buffered_bytes(), 0);
+}
+
+impl Fake {
+    async fn for_contract() -> Self {
+        let fake = Self::start().await;
+        fake.lock().refused_name = Some(REFUSED_NAME.to_owned());
+        fake
+    }
+}
+
+impl Subject for Fake {
+    type Sink = SearchSink;
+    type Held = BTreeMap<String, String>;
+
+    fn sink(&self) -> SearchSink {
+        sink(self, spec("products"))
+    }
+
+    fn topic(&self) -> TopicName {
+        partition().topic
+    }
+
+    fn record(&self, offset: i64) -> SourceRecord {
+        contract_record(offset)
+    }
+
+    fn poison(&self, offset: i64) -> Option<SourceRecord> {
+        Some(contract_poison(offset))
+    }
+
+    async fn held(&self) -> BTreeMap<String, String> {
+        self.names()
+    }
+}
+
+impl Disturbed for Fake {
+    fn disturb(&self, trouble: Trouble) {
+        self.lock().script.push_back(match trouble {
+            Trouble::LostReply => Fault::LoseReply,
+            Trouble::Fails => Fault::Status(503),
+            Trouble::Slow => Fault::Slow,
+        });
+    }
+
+    fn met(&self) -> usize {
+        self.lock().met
+    }
 }
 
 #[tokio::test]

@@ -108,3 +108,24 @@ pub(crate) fn assert_definite<T: std::fmt::Debug>(result: Result<T, SinkError>, 
     assert!(matches!(error, SinkError::Definite(_)), "{error:?}");
     assert!(chain(&error).contains(word), "`{word}` is not in: {}", chain(&error));
 }
+
+/// The records of the contract suite: few keys, each written again and again, and deleted now and then.
+pub(crate) fn contract_record(offset: i64) -> SourceRecord {
+    let (seq, id) = (offset.cast_unsigned() + 1, offset % 7);
+    let record =
+        if offset % 5 == 4 { delete(seq, id) } else { put(seq, id, &format!("n{offset}")) };
+    SourceRecord { offset, ..record }
+}
+
+/// Poison of the contract suite: what is no change, and what no index takes.
+pub(crate) fn contract_poison(offset: i64) -> SourceRecord {
+    let (seq, id) = (offset.cast_unsigned() + 1, offset % 7);
+    let mut record = row(seq, id, &json!({"id": id, "name": REFUSED_NAME, "colour": "red"}));
+    if offset % 2 == 1 {
+        record.value = Some("{\"order\":1}".into());
+    }
+    SourceRecord { offset, ..record }
+}
+
+/// A name that the fake refuses; a real index refuses the field that comes with it.
+pub(crate) const REFUSED_NAME: &str = "bad";

@@ -1,5 +1,6 @@
 //! Topics of our own on the server that `make test` has started.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
@@ -12,6 +13,8 @@ use rdkafka::message::{Headers, Message};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tailwater_sinks_worker::WorkerConfig;
+use tailwater_sinks_worker::dead_letter::{self, DeadLetter, Filter, Replayed};
+use tailwater_sinks_worker::testing::MemorySink;
 use tailwater_topics_contract::{
     ArchiveSpec, Origin, PipelineName, SegmentSpec, SinkKind, SinkRegistration, SinkSpec, Standing,
     TopicName,
@@ -113,6 +116,30 @@ impl Log {
         list.add_partition_offset(self.topic.as_str(), partition, Offset::Offset(before))
             .expect("valid");
         admin.delete_records(&list, &AdminOptions::new()).await.expect("deletes");
+    }
+
+    /// The dead letters as people are shown them.
+    pub(crate) fn letters(&self, filter: Filter) -> Vec<DeadLetter> {
+        let sink = "memory".parse().expect("valid");
+        let letters = dead_letter::read(&client(), &self.pipeline, &sink, filter).expect("opens");
+        letters.map(|letter| letter.expect("reads")).collect()
+    }
+
+    pub(crate) async fn replay(
+        &self,
+        sink: &MemorySink,
+        letters: Vec<DeadLetter>,
+        even_if_gone: bool,
+    ) -> Vec<Replayed> {
+        let (name, sink) = ("memory".parse().expect("valid"), Arc::new(sink.clone()));
+        dead_letter::replay(&client(), &self.pipeline, &name, &sink, letters, even_if_gone)
+            .await
+            .expect("replays")
+    }
+
+    pub(crate) async fn discard(&self, letters: Vec<DeadLetter>) {
+        let name = "memory".parse().expect("valid");
+        dead_letter::discard(&client(), &self.pipeline, &name, letters).await.expect("settles");
     }
 
     /// Waits for so many dead letters.

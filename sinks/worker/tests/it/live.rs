@@ -1,9 +1,13 @@
 //! Records in, offsets out.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use tailwater_runtime::Health;
 use tailwater_sinks_worker::TopicPartition;
+use tailwater_sinks_worker::dead_letter::{
+    DeadLetter, Filter, Outcome, Position, Replayed, Settlement,
+};
 use tailwater_sinks_worker::testing::{Fault, MemorySink};
 
 use crate::kafka::Log;
@@ -248,6 +252,74 @@ fn partition(log: &Log, partition: i32) -> TopicPartition {
 
 fn stored(log: &Log, sink: &MemorySink) -> [usize; 2] {
     [0, 1].map(|number| sink.stored(&partition(log, number)).len())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_are_read_and_given_again_only_while_they_are_the_newest_of_their_key() {
+    let log = Log::create().await;
+    log.transaction(0, 0..4, true);
+    log.transaction(1, 7..8, true);
+    let sink = MemorySink::new(1);
+    (0..3).for_each(|offset| sink.reject(offset));
+    let worker = Worker::start(log.config(), &sink);
+    until("the others", || log.committed(0) == Some(5) && log.committed(1) == Some(2)).await;
+    // A newer record of the second one's key; it is delivered like any other.
+    log.transaction(0, 1..2, true);
+    until("the newer one", || log.committed(0) == Some(7)).await;
+    worker.drain().await.expect("drains");
+    assert_eq!(stored(&log, &sink), [2, 0]);
+
+    let letters = log.letters(Filter::default());
+    let at = |partition, offset| {
+        let is_at = |letter: &&DeadLetter| {
+            (letter.from.partition, letter.record.offset) == (partition, offset)
+        };
+        letters.iter().find(is_at).expect("set aside").clone()
+    };
+    assert_eq!(letters.len(), 4, "{letters:?}");
+    let letter = at(0, 1);
+    assert_eq!(letter.record.key.as_deref(), Some(&b"k1"[..]));
+    assert_eq!(letter.record.value.as_deref(), Some(&b"v1"[..]));
+    assert_eq!((letter.class.as_str(), letter.settled), ("poison", None));
+
+    // Retention takes the record of the other partition's letter.
+    log.forget(1, 1).await;
+    sink.accept(1);
+    sink.accept(2);
+    let outcomes = |replayed: Vec<Replayed>| -> BTreeMap<Position, Outcome> {
+        replayed.into_iter().map(|one| (one.position, one.outcome)).collect()
+    };
+    let refused = Outcome::Refused { reason: "the test says so".to_owned() };
+    let replayed = outcomes(log.replay(&sink, letters.clone(), false).await);
+    let expected = BTreeMap::from([
+        (at(0, 0).position, refused.clone()),
+        (at(0, 1).position, Outcome::Superseded { by: 5 }),
+        (at(0, 2).position, Outcome::Applied),
+        (at(1, 0).position, Outcome::Gone),
+    ]);
+    assert_eq!(replayed, expected);
+    assert_eq!(sink.stored(&partition(&log, 0)), [2, 3, 5]);
+
+    let open = log.letters(Filter::default());
+    assert_eq!(open, [at(0, 0), at(1, 0)], "what was settled is not listed");
+    let every = Filter { with_settled: true, ..Filter::default() };
+    let how: BTreeMap<Position, Option<Settlement>> = log
+        .letters(every)
+        .into_iter()
+        .map(|letter| (letter.position, letter.settled.map(|settled| settled.how)))
+        .collect();
+    assert_eq!(how[&at(0, 1).position], Some(Settlement::Superseded));
+    assert_eq!(how[&at(0, 2).position], Some(Settlement::Replayed));
+
+    sink.accept(0);
+    let replayed = outcomes(log.replay(&sink, vec![at(1, 0)], true).await);
+    assert_eq!(replayed[&at(1, 0).position], Outcome::Applied, "somebody knows better");
+    log.discard(vec![at(0, 0)]).await;
+    assert!(log.letters(Filter::default()).is_empty());
+    let topic = Filter { topic: Some("other".parse().expect("valid")), ..Filter::default() };
+    assert!(log.letters(Filter { with_settled: true, ..topic }).is_empty());
+    let class = Filter { class: Some("poison".into()), with_settled: true, ..Filter::default() };
+    assert_eq!(log.letters(class).len(), 4);
 }
 
 /// How many threads of this process have such a name.
