@@ -33,6 +33,8 @@ docker_down() {
     stop dockerd
     iptables -P FORWARD "$(cat "$engine_folder/forward")" 2>/dev/null || true
     ip link delete docker0 2>/dev/null || true
+    # The chains that it leaves behind; nobody else has any of that name here, or its engine would have been used.
+    iptables-save | grep -vi docker | iptables-restore || true
 }
 
 # have IMAGE: here already, or pulled.

@@ -54,7 +54,7 @@ look_at_images() {
     base=$(docker image inspect --format '{{.Size}}' debian:bookworm-slim)
     while read -r image most; do
         # The base may be a stand-in of another size; what counts is what we put on it.
-        size=$((($(docker image inspect --format '{{.Size}}' "$image") - base) / 1000000))
+        size=$((($(docker image inspect --format '{{.Size}}' "$image") - base + 500000) / 1000000))
         [[ $(docker image inspect --format '{{.Config.User}}' "$image") = 10001:10001 ]] || die "$image runs as somebody else than 10001."
         docker run --rm --read-only --cap-drop ALL --network none "$image" --version >/dev/null || die "$image does not start."
         say "  $image: $size MB on top of its base, of which $(binary_size "$image") MB are the program"
@@ -96,6 +96,8 @@ world_works() {
     measured
     observed "$@"
     memory "$@"
+    said=$(compose "$@" run --rm tailwater status 2>&1) || die "\`tailwater status\` fails:" "$said"
+    said=$(compose "$@" run --rm tailwater check 2>&1) || die "\`tailwater check\` finds something:" "$said"
     compose "$@" stop lake >/dev/null 2>&1
     [[ $(compose "$@" ps --all --format '{{.ExitCode}}' lake) = 0 ]] || die "lake does not end cleanly when it is asked to."
     compose "$@" kill reader >/dev/null 2>&1
