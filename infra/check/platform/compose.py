@@ -99,6 +99,12 @@ def check(root):
     for host in re.findall(r'"([a-z-]+):\d+"', scraped):
         if host not in services:
             yield f"Prometheus scrapes {host}, which is no service"
+    # The build's context leaves everything out that it does not name; a new member of the workspace has to be named.
+    members = re.search(r"^members = \[(.*?)\]", (root / "Cargo.toml").read_text(encoding="utf-8"), re.S | re.M)[1]
+    context = (root / "infra/image/Dockerfile.dockerignore").read_text(encoding="utf-8").splitlines()
+    for member in re.findall(r'"([^"]+)"', members):
+        if f"!{member.split('/')[0]}" not in context or member in context:
+            yield f"the images are built without {member}; name it in infra/image/Dockerfile.dockerignore"
     if "wal_level=logical" not in services["postgres"]["command"]:
         yield "postgres does not write logical WAL"
     check.core = core
