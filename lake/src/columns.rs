@@ -166,7 +166,9 @@ impl Col {
 
     fn arrow(self, rows: &[RowColumn]) -> DataType {
         match self {
-            Self::Offset | Self::TimestampMs | Self::CommitLsn | Self::CommitTsUs => DataType::Int64,
+            Self::Offset | Self::TimestampMs | Self::CommitLsn | Self::CommitTsUs => {
+                DataType::Int64
+            }
             Self::TxId | Self::TxSeq | Self::TwSeq => DataType::Int64,
             Self::Partition => DataType::Int32,
             Self::CommitTs => DataType::Timestamp(TimeUnit::Microsecond, None),
@@ -234,8 +236,13 @@ impl Batch {
         let wants_drift = columns.cols.contains(&Col::Drift);
         let builder = |col: &Col| {
             let builder = match col {
-                Col::Offset | Col::TimestampMs | Col::CommitLsn | Col::CommitTsUs | Col::TxId
-                | Col::TxSeq | Col::TwSeq => Builder::Int64(Int64Builder::new()),
+                Col::Offset
+                | Col::TimestampMs
+                | Col::CommitLsn
+                | Col::CommitTsUs
+                | Col::TxId
+                | Col::TxSeq
+                | Col::TwSeq => Builder::Int64(Int64Builder::new()),
                 Col::Partition => Builder::Int32(Int32Builder::new()),
                 Col::CommitTs => Builder::Time(TimestampMicrosecondBuilder::new()),
                 Col::Field(at) => {

@@ -17,8 +17,8 @@ use anyhow::{Context as _, anyhow, bail};
 use serde::Serialize;
 use tailwater_document::ByteSize;
 use tailwater_document::{FromScalar, Scalar};
-use tailwater_lake::config::{self, Config};
 use tailwater_lake::archive::Topic;
+use tailwater_lake::config::{self, Config};
 use tailwater_lake::records::{self, End};
 use tailwater_lake::{Archive, Cut, Lake, Options, output, pipeline};
 use tailwater_sinks_archive::Store;
@@ -107,7 +107,8 @@ impl Context {
                 .ok_or_else(|| anyhow!("`{address}` is no archive; expected s3://bucket/prefix"))?,
             None => {
                 let wanted = self.global.sink.as_ref();
-                let spec = pipeline::archive(&config.kafka_client(), &config.pipeline, wanted).await;
+                let spec =
+                    pipeline::archive(&config.kafka_client(), &config.pipeline, wanted).await;
                 let spec = spec.context("the archive cannot be found; name it with --archive")?;
                 (spec.bucket, spec.prefix)
             }
@@ -216,8 +217,9 @@ impl Listing {
                 let header: Vec<String> = header.iter().map(|name| (*name).to_owned()).collect();
                 for row in std::iter::once(&header).chain(&rows) {
                     let cells = row.iter().enumerate();
-                    let line: Vec<String> =
-                        cells.map(|(at, cell)| format!("{cell:<width$}", width = width(at))).collect();
+                    let line: Vec<String> = cells
+                        .map(|(at, cell)| format!("{cell:<width$}", width = width(at)))
+                        .collect();
                     println!("{}", line.join("  ").trim_end());
                 }
             }

@@ -101,7 +101,8 @@ pub async fn judge(
 /// What is missing to vouch for one partition.
 fn lacks(topic: &Topic, partition: i32, cut: Lsn, pipeline: &Pipeline) -> Option<String> {
     let chain = || topic.segments.iter().filter(|segment| segment.partition == partition);
-    let newest = chain().filter_map(|segment| segment.extent.commit_lsn).map(|(_, last)| last).max();
+    let newest =
+        chain().filter_map(|segment| segment.extent.commit_lsn).map(|(_, last)| last).max();
     if newest.is_some_and(|newest| newest > cut.0) {
         return None;
     }
@@ -167,7 +168,9 @@ async fn is_dense(archive: &Archive, all: &[&Topic], cut: Lsn) -> Result<bool, F
     }
     let (Some(first), Some(after)) = (first, after) else { return Ok(false) };
     let epoch = |seq| Seq::from_stored(seq).map(|seq| seq.epoch());
-    Ok(epoch(first).is_some() && epoch(first) == epoch(after) && below == after.saturating_sub(first))
+    Ok(epoch(first).is_some()
+        && epoch(first) == epoch(after)
+        && below == after.saturating_sub(first))
 }
 
 /// The newest commit at or before a time, in microseconds since 1970, and its LSN. Commit times do not strictly follow
@@ -182,7 +185,8 @@ pub async fn commit_at(
         for segment in &topic.segments {
             for (number, reach) in segment.chunks.iter().enumerate() {
                 let extent = reach.extent.unwrap_or(segment.extent);
-                let (Some((earliest, _)), Some((_, newest))) = (extent.commit_ts_us, extent.commit_lsn)
+                let (Some((earliest, _)), Some((_, newest))) =
+                    (extent.commit_ts_us, extent.commit_lsn)
                 else {
                     continue;
                 };

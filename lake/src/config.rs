@@ -61,10 +61,7 @@ impl std::error::Error for Error {
 }
 
 /// Reads a configuration file; `environment` answers what a variable holds.
-pub fn load(
-    path: &Path,
-    environment: &dyn Fn(&str) -> Option<String>,
-) -> Result<Config, Error> {
+pub fn load(path: &Path, environment: &dyn Fn(&str) -> Option<String>) -> Result<Config, Error> {
     let read = |path: &Path| std::fs::read_to_string(path);
     let text = read(path).map_err(|source| Error::Unreadable { path: path.to_owned(), source })?;
     let folder = path.parent().unwrap_or(Path::new(""));
@@ -90,9 +87,8 @@ fn parse(
     let mut kafka = top.section("kafka", &mut mistakes);
     let brokers: Option<String> = kafka.required("brokers", &mut mistakes);
     let properties = kafka.texts("properties", &mut mistakes);
-    let s3 = top
-        .optional_section("s3", &mut mistakes)
-        .map(|section| s3(section, load, &mut mistakes));
+    let s3 =
+        top.optional_section("s3", &mut mistakes).map(|section| s3(section, load, &mut mistakes));
     let config = (|| {
         let brokers = ("bootstrap.servers".to_owned(), brokers?);
         Some(Config {
@@ -186,7 +182,8 @@ mod tests {
 
     #[test]
     fn all_mistakes_are_told_and_no_secret() {
-        let said = read("kafka: {}\ns3: { endpoint: x, secret_key: canary, tls: 1 }\n").expect_err("wrong");
+        let said = read("kafka: {}\ns3: { endpoint: x, secret_key: canary, tls: 1 }\n")
+            .expect_err("wrong");
         for part in ["pipeline", "kafka.brokers", "s3.access_key", "s3.tls", "tailwater.yaml:2:"] {
             assert!(said.contains(part), "{part} in {said}");
         }
@@ -195,7 +192,8 @@ mod tests {
 
     #[test]
     fn an_archive_is_a_bucket_and_a_prefix() {
-        let of = |text| bucket_and_prefix(text).map(|(bucket, prefix)| format!("{bucket}|{prefix}"));
+        let of =
+            |text| bucket_and_prefix(text).map(|(bucket, prefix)| format!("{bucket}|{prefix}"));
         assert_eq!(of("s3://events").as_deref(), Some("events|"));
         assert_eq!(of("s3://events/").as_deref(), Some("events|"));
         assert_eq!(of("s3://events/a/b").as_deref(), Some("events|a/b/"));

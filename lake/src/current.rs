@@ -423,7 +423,11 @@ impl Fold {
             let near = Wanted { commit_lsn: low..=high, ..Wanted::default() };
             let positions: std::collections::HashSet<Position> = moves.keys().copied().collect();
             let deletes = self
-                .visit(&near, vec![Deletes { positions, found: HashMap::new() }], Deletes::on_record)
+                .visit(
+                    &near,
+                    vec![Deletes { positions, found: HashMap::new() }],
+                    Deletes::on_record,
+                )
                 .await?
                 .pop()
                 .map(|deletes| deletes.found)

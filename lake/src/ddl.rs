@@ -90,7 +90,8 @@ fn text(text: &str) -> String {
 
 /// Columns and their types in an engine's words; a topic of events has its fields among them.
 fn columns(subject: &Subject, word: impl Fn(&Kind) -> &'static str) -> Vec<(String, &'static str)> {
-    let mut columns: Vec<_> = HEAD.iter().map(|(name, kind)| ((*name).to_owned(), word(kind))).collect();
+    let mut columns: Vec<_> =
+        HEAD.iter().map(|(name, kind)| ((*name).to_owned(), word(kind))).collect();
     if subject.has_events {
         for row in &subject.rows {
             columns.push((row.field.clone(), word(&Kind::Json)));
@@ -124,9 +125,9 @@ fn duckdb(subject: &Subject, table: &str, folder: &str) -> String {
         let path = text(&format!("$.\"{}\"", row.field.replace('"', "\\\"")));
         let value = format!("json_extract_string(after, {path})");
         match row.kind {
-            Type::Int => format!("CAST({value} AS BIGINT)"),
-            Type::Float => format!("CAST({value} AS DOUBLE)"),
-            Type::Bool => format!("CAST({value} AS BOOLEAN)"),
+            Type::Int => format!("TRY_CAST({value} AS BIGINT)"),
+            Type::Float => format!("TRY_CAST({value} AS DOUBLE)"),
+            Type::Bool => format!("TRY_CAST({value} AS BOOLEAN)"),
             Type::Text => value,
             Type::Json => format!("json_extract(after, {path})"),
         }
@@ -143,7 +144,14 @@ fn duckdb(subject: &Subject, table: &str, folder: &str) -> String {
             )
         })
         .collect();
-    out.push_str(&current(table, &picked, "CAST(kafka_key AS VARCHAR)", "arg_max", subject, &quoted));
+    out.push_str(&current(
+        table,
+        &picked,
+        "CAST(kafka_key AS VARCHAR)",
+        "arg_max",
+        subject,
+        &quoted,
+    ));
     out
 }
 
@@ -216,7 +224,9 @@ fn hive(engine: Engine, subject: &Subject, table: &str, folder: &str) -> String 
     };
     let mut lines: Vec<String> = columns(subject, word)
         .into_iter()
-        .map(|(name, kind)| format!("    {} {kind}", if is_athena { format!("`{name}`") } else { quoted(&name) }))
+        .map(|(name, kind)| {
+            format!("    {} {kind}", if is_athena { format!("`{name}`") } else { quoted(&name) })
+        })
         .collect();
     let mut out = if is_athena {
         format!(
@@ -244,9 +254,9 @@ fn hive(engine: Engine, subject: &Subject, table: &str, folder: &str) -> String 
             let path = text(&format!("$[\"{}\"]", row.field.replace('"', "\\\"")));
             let value = format!("json_extract_scalar(after, {path})");
             let value = match row.kind {
-                Type::Int => format!("CAST({value} AS bigint)"),
-                Type::Float => format!("CAST({value} AS double)"),
-                Type::Bool => format!("CAST({value} AS boolean)"),
+                Type::Int => format!("TRY_CAST({value} AS bigint)"),
+                Type::Float => format!("TRY_CAST({value} AS double)"),
+                Type::Bool => format!("TRY_CAST({value} AS boolean)"),
                 Type::Text => value,
                 Type::Json => format!("json_format(json_extract(after, {path}))"),
             };
@@ -286,9 +296,9 @@ fn spark(subject: &Subject, table: &str, folder: &str) -> String {
         .map(|row| {
             let value = format!("get_json_object(after, {})", text(&format!("$['{}']", row.field)).replace("''", "\\'"));
             let value = match row.kind {
-                Type::Int => format!("CAST({value} AS BIGINT)"),
-                Type::Float => format!("CAST({value} AS DOUBLE)"),
-                Type::Bool => format!("CAST({value} AS BOOLEAN)"),
+                Type::Int => format!("TRY_CAST({value} AS BIGINT)"),
+                Type::Float => format!("TRY_CAST({value} AS DOUBLE)"),
+                Type::Bool => format!("TRY_CAST({value} AS BOOLEAN)"),
                 Type::Text | Type::Json => value,
             };
             format!(
@@ -308,7 +318,8 @@ mod tests {
     use super::*;
 
     fn subject(has_events: bool) -> Subject {
-        let row = |name: &str, kind| RowColumn { field: name.to_owned(), name: name.to_owned(), kind };
+        let row =
+            |name: &str, kind| RowColumn { field: name.to_owned(), name: name.to_owned(), kind };
         Subject {
             topic: "shop.item".parse().expect("valid"),
             rows: vec![row("id", Type::Int), row("it's", Type::Text), row("doc", Type::Json)],
@@ -320,7 +331,15 @@ mod tests {
     fn every_engine_gets_the_columns_and_the_state() {
         for engine in Engine::value_variants() {
             let ddl = statements(*engine, &subject(false), "s3://events/");
-            for part in ["shop_item", "kafka_offset", "tw_seq", "unchanged", "shop_item_current", "data/shop.item/", "the_op <> 'd'"] {
+            for part in [
+                "shop_item",
+                "kafka_offset",
+                "tw_seq",
+                "unchanged",
+                "shop_item_current",
+                "data/shop.item/",
+                "the_op <> 'd'",
+            ] {
                 assert!(ddl.contains(part), "{engine:?} lacks {part}:\n{ddl}");
             }
             let events = statements(*engine, &subject(true), "s3://events/");

@@ -47,7 +47,9 @@ pub enum FetchError {
     #[error("object `{0}` is missing; run `verify`")]
     Missing(String),
     /// The bytes are not those that were archived.
-    #[error("object `{key}` is damaged in chunk {number}; run `verify`, and put it back from a copy")]
+    #[error(
+        "object `{key}` is damaged in chunk {number}; run `verify`, and put it back from a copy"
+    )]
     Damaged {
         /// The object.
         key: String,
@@ -164,12 +166,8 @@ impl Queue {
 
     /// One worker: chunks until the queue is empty, the next piece fetched while this one is worked on.
     pub(crate) fn chunks(self: Arc<Self>) -> impl Stream<Item = Result<Raw, FetchError>> + Send {
-        let worker = Worker {
-            queue: self,
-            coming: None,
-            current: None,
-            inflater: Inflater::default(),
-        };
+        let worker =
+            Worker { queue: self, coming: None, current: None, inflater: Inflater::default() };
         stream::try_unfold(worker, |mut worker| async move {
             Ok(worker.next().await?.map(|raw| (raw, worker)))
         })
@@ -206,9 +204,10 @@ impl Worker {
             let Some(coming) = self.coming.take().or_else(|| self.start()) else {
                 return Ok(None);
             };
-            let (piece, bytes) = coming.join_unwind().await.unwrap_or_else(|_| {
-                unreachable!("only the drop of this worker ends the task")
-            })?;
+            let (piece, bytes) = coming
+                .join_unwind()
+                .await
+                .unwrap_or_else(|_| unreachable!("only the drop of this worker ends the task"))?;
             self.current = Some((piece, bytes, 0));
             self.coming = self.start();
         }
@@ -236,11 +235,7 @@ impl Piece {
 }
 
 /// A range of an object. What was not answered is asked again.
-async fn range(
-    store: &Store,
-    key: &str,
-    range: std::ops::Range<u64>,
-) -> Result<Bytes, FetchError> {
+async fn range(store: &Store, key: &str, range: std::ops::Range<u64>) -> Result<Bytes, FetchError> {
     let mut tries = 0;
     loop {
         match store.get_range(key, range.clone()).await {
@@ -312,7 +307,10 @@ mod tests {
         for chunk in &segment.chunks {
             whole.extend(inflater.inflate(*chunk, chunk.of(&segment.bytes)).expect("whole"));
         }
-        assert_eq!(whole, tailwater_sinks_archive::segment::read_all(&segment.bytes).expect("gzip"));
+        assert_eq!(
+            whole,
+            tailwater_sinks_archive::segment::read_all(&segment.bytes).expect("gzip")
+        );
         let chunk = segment.chunks[0];
         let mut damaged = chunk.of(&segment.bytes).to_vec();
         damaged[50] ^= 1;

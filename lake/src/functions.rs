@@ -55,7 +55,13 @@ fn lsn() -> ScalarUDF {
             Ok(Arc::new(numbers?))
         })
     };
-    create_udf("lsn", vec![DataType::Utf8View], DataType::Int64, Volatility::Immutable, Arc::new(call))
+    create_udf(
+        "lsn",
+        vec![DataType::Utf8View],
+        DataType::Int64,
+        Volatility::Immutable,
+        Arc::new(call),
+    )
 }
 
 fn lsn_text() -> ScalarUDF {

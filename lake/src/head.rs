@@ -67,9 +67,8 @@ pub struct NotOurs(pub(crate) &'static str);
 pub(crate) fn read(line: &[u8], depth: Depth) -> Result<Head<'_>, NotOurs> {
     let mut head = Head::default();
     let mut at = 0;
-    head.offset = number(line, &mut at, b"{\"kafka_offset\":")
-        .flatten()
-        .ok_or(NotOurs("kafka_offset"))?;
+    head.offset =
+        number(line, &mut at, b"{\"kafka_offset\":").flatten().ok_or(NotOurs("kafka_offset"))?;
     if depth == Depth::Offset {
         return Ok(head);
     }
@@ -80,9 +79,8 @@ pub(crate) fn read(line: &[u8], depth: Depth) -> Result<Head<'_>, NotOurs> {
     if depth == Depth::Partition {
         return Ok(head);
     }
-    head.timestamp_ms = number(line, &mut at, b",\"kafka_ts_ms\":")
-        .flatten()
-        .ok_or(NotOurs("kafka_ts_ms"))?;
+    head.timestamp_ms =
+        number(line, &mut at, b",\"kafka_ts_ms\":").flatten().ok_or(NotOurs("kafka_ts_ms"))?;
     if depth == Depth::Timestamp {
         return Ok(head);
     }
@@ -90,8 +88,7 @@ pub(crate) fn read(line: &[u8], depth: Depth) -> Result<Head<'_>, NotOurs> {
     if depth == Depth::Op {
         return Ok(head);
     }
-    head.commit_lsn =
-        number(line, &mut at, b",\"commit_lsn\":").ok_or(NotOurs("commit_lsn"))?;
+    head.commit_lsn = number(line, &mut at, b",\"commit_lsn\":").ok_or(NotOurs("commit_lsn"))?;
     if depth == Depth::CommitLsn {
         return Ok(head);
     }

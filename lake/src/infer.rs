@@ -50,10 +50,8 @@ pub(crate) async fn shape(archive: &Archive, topic: &Topic) -> Result<Shape, Fet
         let lines: Vec<&[u8]> =
             if from_end { lines.rev().take(LINES).collect() } else { lines.take(LINES).collect() };
         for line in lines {
-            seen.line(line).map_err(|source| FetchError::Foreign {
-                key: segment.key.clone(),
-                source,
-            })?;
+            seen.line(line)
+                .map_err(|source| FetchError::Foreign { key: segment.key.clone(), source })?;
         }
     }
     let ops = topic.ops();
@@ -90,7 +88,8 @@ impl Seen {
     fn line(&mut self, line: &[u8]) -> Result<(), head::NotOurs> {
         let head = head::read(line, Depth::Body)?;
         self.events += u64::from(head.op == Some(b'o'));
-        if let (None, Key::Json(key), Some(b'c' | b'u' | b'd' | b'r')) = (&self.key, head.key, head.op)
+        if let (None, Key::Json(key), Some(b'c' | b'u' | b'd' | b'r')) =
+            (&self.key, head.key, head.op)
             && Kind::of(key) == Some(Kind::Object)
         {
             self.key = Some(Members::of(key).map(|(name, _)| json::unescape_name(name)).collect());
@@ -150,7 +149,13 @@ impl Kinds {
         let texts = self.texts + self.specials;
         match self {
             _ if self.others > 0 => Type::Json,
-            _ if self.bools > 0 => if numbers + texts == 0 { Type::Bool } else { Type::Json },
+            _ if self.bools > 0 => {
+                if numbers + texts == 0 {
+                    Type::Bool
+                } else {
+                    Type::Json
+                }
+            }
             _ if numbers == 0 => Type::Text,
             _ if self.texts > 0 => Type::Json,
             _ if self.floats + self.specials > 0 => Type::Float,
@@ -182,7 +187,9 @@ mod tests {
         assert_eq!(kind(&["true", "null"]), Type::Bool);
         assert_eq!(kind(&["\"a\"", "\"NaN\""]), Type::Text);
         assert_eq!(kind(&["null"]), Type::Text);
-        for mixed in [&["1", "\"a\""][..], &["true", "1"], &["{}"], &["[]", "1"], &["9223372036854775808"]] {
+        for mixed in
+            [&["1", "\"a\""][..], &["true", "1"], &["{}"], &["[]", "1"], &["9223372036854775808"]]
+        {
             assert_eq!(kind(mixed), Type::Json, "{mixed:?}");
         }
     }

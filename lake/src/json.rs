@@ -205,7 +205,9 @@ mod tests {
 
     #[test]
     fn any_bytes_give_some_answer_or_none() {
-        for text in ["{", "{\"", "{\"a", "{\"a\"", "{\"a\":", "{\"a\":\"\\", "[", "[1", "[[", "}", ""] {
+        for text in
+            ["{", "{\"", "{\"a", "{\"a\"", "{\"a\":", "{\"a\":\"\\", "[", "[1", "[[", "}", ""]
+        {
             let _ = Members::of(text.as_bytes()).count();
             let _ = elements(text.as_bytes()).count();
         }

@@ -83,7 +83,11 @@ impl<W: Write + Send> Rows<W> {
             Format::Parquet => {
                 let properties =
                     WriterProperties::builder().set_compression(Compression::SNAPPY).build();
-                Sink::Parquet(Box::new(ArrowWriter::try_new(out, schema.clone(), Some(properties))?))
+                Sink::Parquet(Box::new(ArrowWriter::try_new(
+                    out,
+                    schema.clone(),
+                    Some(properties),
+                )?))
             }
         };
         Ok(Self { schema, written: 0, sink })
@@ -171,7 +175,10 @@ pub fn footer(
     if !reasons.is_empty() {
         line.push_str(&format!(" · pruned by {}", reasons.join(", ")));
     }
-    line.push_str(&format!("\n{completeness} · {}", counted(read(&stats.drifted), "drifted value")));
+    line.push_str(&format!(
+        "\n{completeness} · {}",
+        counted(read(&stats.drifted), "drifted value")
+    ));
     match read(&stats.unfilled) {
         0 => {}
         unfilled => line.push_str(&format!(

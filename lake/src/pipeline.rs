@@ -50,7 +50,9 @@ pub async fn archive(
         archives.filter(|(name, _)| wanted.is_none_or(|wanted| *name == wanted)).collect();
     match (archives.as_slice(), wanted) {
         ([(_, spec)], _) => Ok((*spec).clone()),
-        ([], Some(wanted)) => Err(Error::Archive(format!("no archive sink `{wanted}` is registered"))),
+        ([], Some(wanted)) => {
+            Err(Error::Archive(format!("no archive sink `{wanted}` is registered")))
+        }
         ([], None) => Err(Error::Archive(
             "no archive sink is registered; run `tailwater apply`, or name a place with --archive"
                 .to_owned(),
@@ -58,7 +60,9 @@ pub async fn archive(
         (several, _) => {
             let names: Vec<&str> = several.iter().map(|(name, _)| name.as_str()).collect();
             let names = names.join(", ");
-            Err(Error::Archive(format!("there are several archives; choose one with --sink: {names}")))
+            Err(Error::Archive(format!(
+                "there are several archives; choose one with --sink: {names}"
+            )))
         }
     }
 }

@@ -57,7 +57,9 @@ impl fmt::Display for Problem {
                 for reason in because {
                     write!(f, "\n  {reason}")?;
                 }
-                f.write_str("\ntake an earlier cut, wait for the archive, or ask with --allow-incomplete")
+                f.write_str(
+                    "\ntake an earlier cut, wait for the archive, or ask with --allow-incomplete",
+                )
             }
             Self::Archive(error) => error.fmt(f),
         }
@@ -106,9 +108,10 @@ impl Problem {
 
     /// What the engine says of a query, in our words.
     pub(crate) fn of(sql: &str, limit: u64, error: DataFusionError) -> Self {
-        let at = error.diagnostic().and_then(|diagnostic| diagnostic.span).map(|span| {
-            (span.start.line as usize, span.start.column as usize)
-        });
+        let at = error
+            .diagnostic()
+            .and_then(|diagnostic| diagnostic.span)
+            .map(|span| (span.start.line as usize, span.start.column as usize));
         let error = unwrapped(error);
         match error {
             DataFusionError::External(error) => match error.downcast::<FetchError>() {
@@ -178,7 +181,8 @@ fn unwrapped(error: DataFusionError) -> DataFusionError {
 
 /// Who holds most, out of the pool's list of its largest consumers.
 fn consumer(text: &str) -> String {
-    let list = text.lines().find(|line| line.trim_start().starts_with(|c: char| !c.is_alphabetic()));
+    let list =
+        text.lines().find(|line| line.trim_start().starts_with(|c: char| !c.is_alphabetic()));
     let name = text
         .split("Top")
         .nth(1)

@@ -80,10 +80,8 @@ pub async fn with_keys(
     let mut found = Vec::new();
     while let Some(raw) = chunks.try_next().await? {
         for line in raw.lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
-            let head = head::read(line, Depth::Key).map_err(|source| FetchError::Foreign {
-                key: raw.segment.key.clone(),
-                source,
-            })?;
+            let head = head::read(line, Depth::Key)
+                .map_err(|source| FetchError::Foreign { key: raw.segment.key.clone(), source })?;
             let is_wanted = columns::key_text(head.key)
                 .is_some_and(|text| keys.iter().any(|key| *key == text.as_bytes()));
             if is_wanted {
@@ -108,7 +106,10 @@ pub fn spellings(written: &str, fields: Option<&[String]>) -> Vec<Vec<u8>> {
             fields
                 .iter()
                 .map(|field| {
-                    parts.iter().find(|(name, _)| name.trim() == field).map(|(_, value)| value.trim())
+                    parts
+                        .iter()
+                        .find(|(name, _)| name.trim() == field)
+                        .map(|(_, value)| value.trim())
                 })
                 .collect()
         }

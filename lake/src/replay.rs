@@ -55,7 +55,9 @@ pub enum Error {
     #[error("topic `{0}` does not exist; create it with as many partitions as the archive has")]
     NoTopic(String),
     /// It has too few partitions.
-    #[error("topic `{topic}` has {has} partitions, and the archive has records of partition {needs}")]
+    #[error(
+        "topic `{topic}` has {has} partitions, and the archive has records of partition {needs}"
+    )]
     Partitions {
         /// The topic.
         topic: String,
@@ -146,19 +148,13 @@ impl Selection {
     }
 }
 
-fn check(
-    producer: &BaseProducer<Deliveries>,
-    to: &str,
-    highest: Option<i32>,
-) -> Result<(), Error> {
+fn check(producer: &BaseProducer<Deliveries>, to: &str, highest: Option<i32>) -> Result<(), Error> {
     // All topics at once: asking for one by name could create it.
     let metadata = producer.client().fetch_metadata(None, METADATA_MAX)?;
     let found = metadata.topics().iter().find(|topic| topic.name() == to);
     let has = found.ok_or_else(|| Error::NoTopic(to.to_owned()))?.partitions().len() as i32;
     match highest {
-        Some(needs) if needs >= has => {
-            Err(Error::Partitions { topic: to.to_owned(), has, needs })
-        }
+        Some(needs) if needs >= has => Err(Error::Partitions { topic: to.to_owned(), has, needs }),
         _ => Ok(()),
     }
 }

@@ -189,8 +189,7 @@ impl TableProvider for Records {
             return Ok(Arc::new(plan));
         }
         let wanted = source.wanted(filters);
-        let pieces =
-            fetch::pieces(&source.archive, &source.topic, &wanted, &source.stats).await;
+        let pieces = fetch::pieces(&source.archive, &source.topic, &wanted, &source.stats).await;
         let pieces = pieces.map_err(external)?;
         let workers = state.config().target_partitions().min(pieces.len()).max(1);
         let scan = Arc::new(Scan {
@@ -203,14 +202,8 @@ impl TableProvider for Records {
         });
         let workers = (0..workers)
             .map(|at| Arc::new(ScanWorker { at, scan: scan.clone() }) as Arc<dyn PartitionStream>);
-        let plan = StreamingTableExec::try_new(
-            columns.schema,
-            workers.collect(),
-            None,
-            [],
-            false,
-            limit,
-        )?;
+        let plan =
+            StreamingTableExec::try_new(columns.schema, workers.collect(), None, [], false, limit)?;
         Ok(Arc::new(plan))
     }
 }
@@ -342,4 +335,3 @@ impl PartitionStream for Counted {
         Box::pin(RecordBatchStreamAdapter::new(self.schema.clone(), batches))
     }
 }
-

@@ -94,11 +94,8 @@ pub async fn verify(
     on_object: &mut (dyn FnMut(&str) + Send),
 ) -> Result<Report, Error> {
     let mut look = Look { archive, scope, report: Report::default(), numbers: Numbers::default() };
-    let every: BTreeSet<TopicName> = if topics.is_empty() {
-        look.strangers().await?
-    } else {
-        topics.iter().cloned().collect()
-    };
+    let every: BTreeSet<TopicName> =
+        if topics.is_empty() { look.strangers().await? } else { topics.iter().cloned().collect() };
     for topic in &every {
         look.topic(topic, on_object).await?;
     }
@@ -226,9 +223,11 @@ impl Look<'_> {
                     self.found(0, before, what);
                 }
             }
-            let origin = self.scope.origins.iter().find(|origin| {
-                origin.topic == *topic && origin.partition == *partition
-            });
+            let origin = self
+                .scope
+                .origins
+                .iter()
+                .find(|origin| origin.topic == *topic && origin.partition == *partition);
             if let (Some(origin), Some((key, first))) = (origin, chain.first())
                 && (origin.offset != first.place.start || origin.dt != first.place.dt.to_string())
             {
@@ -317,7 +316,8 @@ impl Look<'_> {
         }
         let bare = filters.values().filter(|key| manifests.contains_key(**key)).count();
         if bare > 0 {
-            let note = format!("{bare} objects of `{topic}` have no key filter; searches read them whole");
+            let note =
+                format!("{bare} objects of `{topic}` have no key filter; searches read them whole");
             self.report.notes.push(note);
         }
         Ok(manifests)
@@ -358,7 +358,11 @@ impl Look<'_> {
                 continue;
             };
             if body.len() as u64 != object.bytes {
-                self.found(1, key, format!("it has {} bytes, and {} are listed", body.len(), object.bytes));
+                self.found(
+                    1,
+                    key,
+                    format!("it has {} bytes, and {} are listed", body.len(), object.bytes),
+                );
             }
             if sha256(&body) != object.link.sha256 {
                 self.found(2, key, "it does not match the hash in its metadata");
@@ -366,7 +370,11 @@ impl Look<'_> {
             match segment::read_all(&body) {
                 Ok(raw) if raw.len() as u64 != object.link.raw_bytes => {
                     let (found, said) = (raw.len(), object.link.raw_bytes);
-                    self.found(2, key, format!("it has {found} bytes of lines, and its metadata says {said}"));
+                    self.found(
+                        2,
+                        key,
+                        format!("it has {found} bytes of lines, and its metadata says {said}"),
+                    );
                 }
                 Ok(_) => {}
                 Err(error) => self.found(2, key, error.to_string()),
@@ -388,8 +396,14 @@ impl Look<'_> {
                 self.found(2, key, "its metadata does not say what its records say");
             }
             if let Some(manifest) = manifests.get(key) {
-                let expected =
-                    Manifest::new(&layout, object.place, &object.link, object.bytes, &chunks, &summary);
+                let expected = Manifest::new(
+                    &layout,
+                    object.place,
+                    &object.link,
+                    object.bytes,
+                    &chunks,
+                    &summary,
+                );
                 if *manifest != expected {
                     self.found(2, key, "its manifest does not say what its records say");
                 }
@@ -397,9 +411,14 @@ impl Look<'_> {
             if let Some(filter) = filter
                 && filter != summary.keys.encode()
             {
-                self.found(2, &layout.filter(object.place), "it does not hold the keys of its object");
+                self.found(
+                    2,
+                    &layout.filter(object.place),
+                    "it does not hold the keys of its object",
+                );
             }
-            let carry = last.filter(|(partition, _)| *partition == object.partition).map(|(_, n)| n);
+            let carry =
+                last.filter(|(partition, _)| *partition == object.partition).map(|(_, n)| n);
             let newest = self.lines(key, object, &body, &chunks, carry);
             last = newest.or(carry).map(|number| (object.partition, number));
         }
@@ -441,7 +460,11 @@ impl Look<'_> {
                 again.clear();
                 let origin = line::write(partition, &record, &mut again);
                 if again != text {
-                    self.found(2, key, format!("line {number} is not spelled as a writer spells it"));
+                    self.found(
+                        2,
+                        key,
+                        format!("line {number} is not spelled as a writer spells it"),
+                    );
                 }
                 if let Some(seq) = origin.tw_seq {
                     if newest.is_some_and(|newest| seq <= newest) {
@@ -452,7 +475,10 @@ impl Look<'_> {
                         self.found(2, key, what);
                     }
                     if !self.numbers.take(seq) {
-                        let what = format!("line {number} has the pipeline's number {}, which stands elsewhere too", shown(seq));
+                        let what = format!(
+                            "line {number} has the pipeline's number {}, which stands elsewhere too",
+                            shown(seq)
+                        );
                         self.found(2, key, what);
                     }
                     newest = Some(seq);
@@ -486,7 +512,8 @@ fn disagreements(
         ("ops", manifest.ops.values().sum::<u64>() == manifest.extent.records),
         (
             "chunks",
-            manifest.chunks.iter().map(|c| c.extent.records).sum::<u64>() == manifest.extent.records
+            manifest.chunks.iter().map(|c| c.extent.records).sum::<u64>()
+                == manifest.extent.records
                 && manifest.chunks.iter().map(|c| u64::from(c.chunk.raw_bytes)).sum::<u64>()
                     == manifest.raw_bytes,
         ),
@@ -509,7 +536,8 @@ fn sha256(bytes: &[u8]) -> String {
 
 /// A number as epoch and count.
 fn shown(seq: u64) -> String {
-    Seq::from_stored(seq).map_or_else(|| seq.to_string(), |seq| format!("{}.{}", seq.epoch(), seq.n()))
+    Seq::from_stored(seq)
+        .map_or_else(|| seq.to_string(), |seq| format!("{}.{}", seq.epoch(), seq.n()))
 }
 
 /// Which numbers of the pipeline were met: one bit each, by epoch.
@@ -541,17 +569,17 @@ impl Numbers {
             if words < SPAN_MAX / 64 {
                 epoch.base -= (words * 64).min(epoch.base);
                 let moved = words as usize;
-                epoch.bits.splice(0..0, std::iter::repeat_n(0, if epoch.met > 0 { moved } else { 0 }));
+                epoch
+                    .bits
+                    .splice(0..0, std::iter::repeat_n(0, if epoch.met > 0 { moved } else { 0 }));
             }
         }
     }
 
     /// Answers whether it is new.
     fn take(&mut self, seq: u64) -> bool {
-        let epoch = self
-            .epochs
-            .entry(seq / EPOCH)
-            .or_insert(Epoch { base: seq, ..Epoch::default() });
+        let epoch =
+            self.epochs.entry(seq / EPOCH).or_insert(Epoch { base: seq, ..Epoch::default() });
         let Some(place) = seq.checked_sub(epoch.base).filter(|place| *place < SPAN_MAX) else {
             return false;
         };
@@ -603,7 +631,11 @@ impl Numbers {
                 if begins_late {
                     what.push_str("; those before the first are missing");
                 }
-                report.findings.push(Finding { subject: "the pipeline".to_owned(), level: 2, what });
+                report.findings.push(Finding {
+                    subject: "the pipeline".to_owned(),
+                    level: 2,
+                    what,
+                });
             } else {
                 report.notes.push(note);
             }

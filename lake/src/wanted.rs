@@ -57,7 +57,10 @@ pub(crate) const COLUMNS: [&str; 8] = [
 
 impl Wanted {
     /// What conditions that hold all together leave. `key_of` makes a key of the text of `kafka_key`.
-    pub(crate) fn of(filters: &[Expr], row_key: &dyn Fn(&[(&str, &ScalarValue)]) -> Option<Vec<u8>>) -> Self {
+    pub(crate) fn of(
+        filters: &[Expr],
+        row_key: &dyn Fn(&[(&str, &ScalarValue)]) -> Option<Vec<u8>>,
+    ) -> Self {
         let mut wanted = Self::default();
         let mut equal = Vec::new();
         for filter in filters {
@@ -102,8 +105,10 @@ impl Wanted {
                     if let Some(keys) = keys {
                         self.narrow_keys(keys.into_iter().flat_map(keys_of).collect());
                     }
-                } else if let Some(numbers) =
-                    values.into_iter().map(|value| number(column, value)).collect::<Option<Vec<_>>>()
+                } else if let Some(numbers) = values
+                    .into_iter()
+                    .map(|value| number(column, value))
+                    .collect::<Option<Vec<_>>>()
                 {
                     let low = numbers.iter().min().copied().unwrap_or(i64::MAX);
                     let high = numbers.iter().max().copied().unwrap_or(i64::MIN);
@@ -232,8 +237,12 @@ fn number(column: &str, value: &ScalarValue) -> Option<i64> {
         return whole;
     }
     match value {
-        ScalarValue::TimestampSecond(value, _) => value.and_then(|value| value.checked_mul(1_000_000)),
-        ScalarValue::TimestampMillisecond(value, _) => value.and_then(|value| value.checked_mul(1_000)),
+        ScalarValue::TimestampSecond(value, _) => {
+            value.and_then(|value| value.checked_mul(1_000_000))
+        }
+        ScalarValue::TimestampMillisecond(value, _) => {
+            value.and_then(|value| value.checked_mul(1_000))
+        }
         ScalarValue::TimestampMicrosecond(value, _) => *value,
         _ => None,
     }
@@ -257,18 +266,17 @@ mod tests {
             col("tw_seq").in_list(vec![lit(4_i64), lit(2_i64)], false),
             col("kafka_ts_ms").gt(lit(1_i64)).or(col("kafka_ts_ms").lt(lit(0_i64))),
         ]);
-        let expected = Wanted {
-            commit_lsn: 6..=9,
-            offset: 3..=7,
-            tw_seq: 2..=4,
-            ..Wanted::default()
-        };
+        let expected =
+            Wanted { commit_lsn: 6..=9, offset: 3..=7, tw_seq: 2..=4, ..Wanted::default() };
         assert_eq!(wanted, expected);
     }
 
     #[test]
     fn keys_narrow_by_equality_only() {
-        let wanted = of(&[col("kafka_key").eq(lit("a")), col("kafka_key").in_list(vec![lit("a"), lit("b")], false)]);
+        let wanted = of(&[
+            col("kafka_key").eq(lit("a")),
+            col("kafka_key").in_list(vec![lit("a"), lit("b")], false),
+        ]);
         assert_eq!(wanted.keys, Some(vec![b"a".to_vec()]));
         assert_eq!(of(&[col("kafka_key").gt(lit("a"))]).keys, None);
     }

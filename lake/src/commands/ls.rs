@@ -85,8 +85,16 @@ pub(crate) async fn run(cx: &Context, args: &Args) -> anyhow::Result<ExitCode> {
             broken: topic.breaks().len(),
         });
     }
-    let header =
-        ["TOPIC", "PARTITIONS", "OBJECTS", "RECORDS", "SIZE", "NEWEST LSN", "NEWEST COMMIT", "BROKEN"];
+    let header = [
+        "TOPIC",
+        "PARTITIONS",
+        "OBJECTS",
+        "RECORDS",
+        "SIZE",
+        "NEWEST LSN",
+        "NEWEST COMMIT",
+        "BROKEN",
+    ];
     args.output.list(&header, &rows, |row| {
         vec![
             row.topic.clone(),

@@ -67,8 +67,7 @@ pub(crate) async fn answer(
         rows.write(&batch.map_err(|error| lake.problem(sql, error))?)?;
     }
     let (count, hidden) = rows.finish()?;
-    let footer =
-        output::footer(lake.stats(), count, hidden, began.elapsed(), &answer.completeness);
+    let footer = output::footer(lake.stats(), count, hidden, began.elapsed(), &answer.completeness);
     eprintln!("{footer}");
     Ok(())
 }

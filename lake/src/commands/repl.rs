@@ -65,7 +65,9 @@ pub(crate) async fn run(cx: &Context, args: &Args) -> anyhow::Result<ExitCode> {
                     Err(problem) => eprintln!("error: {problem}"),
                 },
                 ("\\o", wanted) => match clap::ValueEnum::from_str(wanted, true) {
-                    Ok(Format::Parquet) | Err(_) => eprintln!("error: one of table, csv, json, jsonl"),
+                    Ok(Format::Parquet) | Err(_) => {
+                        eprintln!("error: one of table, csv, json, jsonl")
+                    }
                     Ok(wanted) => format = wanted,
                 },
                 ("\\asof", wanted) => {

@@ -41,7 +41,13 @@ impl Archived {
             path_style: true,
         });
         store.ensure_bucket().await.expect("a bucket");
-        let keys = aws_credential_types::Credentials::new("tailwater", "tailwater-secret", None, None, "test");
+        let keys = aws_credential_types::Credentials::new(
+            "tailwater",
+            "tailwater-secret",
+            None,
+            None,
+            "test",
+        );
         let raw = aws_sdk_s3::Config::builder()
             .behavior_version(aws_sdk_s3::config::BehaviorVersion::latest())
             .endpoint_url(endpoint)
@@ -52,12 +58,8 @@ impl Archived {
         let folder = std::env::temp_dir().join(format!("tailwater-lake-{}", unique()));
         std::fs::create_dir_all(&folder).expect("a folder");
         let archive = Archive { store, prefix: "tw/".to_owned() };
-        let archived = Self {
-            archive,
-            raw: Client::from_conf(raw),
-            pipeline: pipeline.to_owned(),
-            folder,
-        };
+        let archived =
+            Self { archive, raw: Client::from_conf(raw), pipeline: pipeline.to_owned(), folder };
         archived.configure("tailwater-secret", &variable("TAILWATER_TEST_S3"));
         archived
     }
@@ -90,7 +92,8 @@ impl Archived {
             prefix: self.archive.prefix.clone(),
             segment: SegmentSpec { bytes: 64 << 20, records: 500_000, age_ms: 60_000 },
         };
-        let origin = Origin { topic: topic.clone(), partition, offset: 0, dt: "2026-01-01".to_owned() };
+        let origin =
+            Origin { topic: topic.clone(), partition, offset: 0, dt: "2026-01-01".to_owned() };
         let sink = ArchiveSink::new(self.archive.store.clone(), spec, vec![origin]);
         let place = TopicPartition { topic: topic.clone(), partition };
         let (mut writer, start) = sink.open(&place, None).await.expect("opens");
@@ -133,7 +136,10 @@ impl Archived {
         let output = self.run(arguments);
         let out = String::from_utf8_lossy(&output.stdout);
         assert!(!output.status.success(), "{arguments:?}: {out}");
-        (output.status.code().expect("not killed"), String::from_utf8_lossy(&output.stderr).into_owned())
+        (
+            output.status.code().expect("not killed"),
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+        )
     }
 
     pub(crate) async fn keys(&self, under: &str) -> Vec<String> {

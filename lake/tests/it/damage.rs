@@ -169,7 +169,11 @@ async fn drop_all_of_one(archived: &Archived, random: &mut StdRng) -> Undo {
     let topic = key.split('/').nth(2).expect("a topic").to_owned();
     let beside = format!("p{partition:05}/{:020}-{}", place.start, place.dt);
     let mut before = Vec::new();
-    for key in [key.clone(), format!("tw/meta/{topic}/manifest/{beside}.json"), format!("tw/meta/{topic}/keys/{beside}.filter")] {
+    for key in [
+        key.clone(),
+        format!("tw/meta/{topic}/manifest/{beside}.json"),
+        format!("tw/meta/{topic}/keys/{beside}.filter"),
+    ] {
         before.push((key.clone(), Some(archived.object(&key).await)));
         archived.remove(&key).await;
     }
@@ -205,7 +209,10 @@ async fn swap_bodies(archived: &Archived, random: &mut StdRng) -> Undo {
     let (a, b) = (archived.object(&one).await, archived.object(&other).await);
     archived.put(&one, &Stored { body: b.body.clone(), ..a.clone() }).await;
     archived.put(&other, &Stored { body: a.body.clone(), ..b.clone() }).await;
-    Undo { what: format!("{one} and {other} swapped"), before: vec![(one, Some(a)), (other, Some(b))] }
+    Undo {
+        what: format!("{one} and {other} swapped"),
+        before: vec![(one, Some(a)), (other, Some(b))],
+    }
 }
 
 async fn swap_metadata(archived: &Archived, random: &mut StdRng) -> Undo {
@@ -213,7 +220,10 @@ async fn swap_metadata(archived: &Archived, random: &mut StdRng) -> Undo {
     let (a, b) = (archived.object(&one).await, archived.object(&other).await);
     archived.put(&one, &b).await;
     archived.put(&other, &a).await;
-    Undo { what: format!("{one} and {other} swapped whole"), before: vec![(one, Some(a)), (other, Some(b))] }
+    Undo {
+        what: format!("{one} and {other} swapped whole"),
+        before: vec![(one, Some(a)), (other, Some(b))],
+    }
 }
 
 async fn flip_bit(archived: &Archived, random: &mut StdRng) -> Undo {

@@ -13,7 +13,9 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tailwater_cdc::config::{KafkaConfig, Limits, PostgresConfig, SslMode};
 use tailwater_runtime::Health;
 use tailwater_sinks_worker::SourceRecord;
-use tailwater_topics_contract::{From as Source, Registrations, Standing, TopicName, TopicRegistration, TopicSpec};
+use tailwater_topics_contract::{
+    From as Source, Registrations, Standing, TopicName, TopicRegistration, TopicSpec,
+};
 use tokio::sync::watch;
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 use tokio_util::sync::CancellationToken;
@@ -86,7 +88,10 @@ impl World {
         let config = tailwater_cdc::Config {
             pipeline: name.parse().expect("a name"),
             postgres,
-            kafka: KafkaConfig { brokers: variable("TAILWATER_TEST_KAFKA"), properties: BTreeMap::new() },
+            kafka: KafkaConfig {
+                brokers: variable("TAILWATER_TEST_KAFKA"),
+                properties: BTreeMap::new(),
+            },
             limits: Limits::default(),
             from_now: false,
         };
@@ -141,7 +146,8 @@ impl World {
         topics.insert(events.clone(), 2);
         registered.insert(events, one);
         let progress = config.pipeline.progress_topic();
-        let mut new: Vec<(&str, i32)> = topics.iter().map(|(topic, n)| (topic.as_str(), *n)).collect();
+        let mut new: Vec<(&str, i32)> =
+            topics.iter().map(|(topic, n)| (topic.as_str(), *n)).collect();
         new.push((progress.as_str(), 1));
         create_topics(&new).await;
 
