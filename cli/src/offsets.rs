@@ -6,15 +6,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
-use rdkafka::message::{BorrowedMessage, Message};
+use rdkafka::message::Message;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use tailwater_topics_contract::TopicName;
 
 /// How long one answer may take.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
-
-/// How long a partition may stay silent before its end.
-const SILENCE_MAX: Duration = Duration::from_secs(20);
 
 /// First and next offset of a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,49 +116,6 @@ pub(crate) fn pending(
         }
     }
     Ok(pending)
-}
-
-/// Hands over every record that a topic holds now, partition by partition, until `take` answers `false`. Blocks.
-pub(crate) fn records(
-    config: &ClientConfig,
-    topic: &TopicName,
-    mut take: impl FnMut(&BorrowedMessage<'_>) -> bool,
-) -> anyhow::Result<()> {
-    let Some(ranges) = ranges(config, topic)? else { return Ok(()) };
-    let mut config = config.clone();
-    config.set("enable.partition.eof", "true").set("auto.offset.reset", "earliest");
-    let consumer = consumer(&config, "tailwater.reader")?;
-    for (partition, range) in ranges.iter().enumerate() {
-        if range.first == range.next {
-            continue;
-        }
-        let mut assigned = TopicPartitionList::new();
-        assigned.add_partition_offset(
-            topic.as_str(),
-            partition as i32,
-            Offset::Offset(range.first),
-        )?;
-        consumer.assign(&assigned)?;
-        let mut heard = Instant::now();
-        loop {
-            match consumer.poll(Duration::from_millis(250)) {
-                None if heard.elapsed() > SILENCE_MAX => {
-                    bail!("Kafka at {} stopped sending `{topic}`", address(&config))
-                }
-                None => {}
-                Some(Err(KafkaError::PartitionEOF(_))) => break,
-                Some(Err(error)) => tracing::debug!(%error, "the client goes on by itself"),
-                Some(Ok(record)) if record.offset() >= range.next => break,
-                Some(Ok(record)) => {
-                    heard = Instant::now();
-                    if !take(&record) {
-                        return Ok(());
-                    }
-                }
-            }
-        }
-    }
-    Ok(())
 }
 
 /// Runs a call that blocks, off the threads that must not.

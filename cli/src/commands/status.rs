@@ -14,6 +14,7 @@ use rdkafka::ClientConfig;
 use serde::Serialize;
 use tailwater_cdc::progress;
 use tailwater_runtime::clock;
+use tailwater_sinks_worker::dead_letter::{self, Filter};
 use tailwater_topics_contract::{Lsn, Registrations, SinkName, Standing, TopicName};
 use tailwater_topics_registry::registrations;
 
@@ -89,7 +90,8 @@ struct Topic {
 struct Sink {
     name: SinkName,
     standing: Standing,
-    dead_letters: Option<i64>,
+    /// Those that are not settled.
+    dead_letters: u64,
     topics: Vec<Taken>,
 }
 
@@ -225,8 +227,11 @@ fn streams(
     let mut sinks = Vec::new();
     for sink in registered.standing_sinks() {
         let name = &sink.spec.name;
-        let dead = offsets::ranges(kafka, &pipeline.dead_letter_topic(name))?;
-        let dead_letters = dead.map(|ranges| ranges.iter().map(|r| r.next - r.first).sum());
+        let mut dead_letters = 0;
+        for letter in dead_letter::read(kafka, pipeline, name, Filter::default())? {
+            letter?;
+            dead_letters += 1;
+        }
         let mut taken = Vec::new();
         for topic in &sink.spec.topics {
             let ranges = ends.get(topic).map(Vec::as_slice).unwrap_or_default();
@@ -328,7 +333,7 @@ fn facts(status: &Status) -> Vec<(&'static str, String)> {
 fn sink_rows(status: &Status) -> Vec<Vec<String>> {
     let mut rows = Vec::new();
     for sink in &status.sinks {
-        let dead = sink.dead_letters.map_or_else(|| "unknown".to_owned(), |n| n.to_string());
+        let dead = sink.dead_letters.to_string();
         for taken in &sink.topics {
             let committed: Vec<String> = taken
                 .partitions

@@ -101,17 +101,19 @@ async fn refusals_name_the_file_and_the_sql_that_mends_them() -> anyhow::Result<
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn dead_letters_are_listed_with_their_coordinates() -> anyhow::Result<()> {
+async fn dead_letters_are_listed_shown_and_discarded() -> anyhow::Result<()> {
     let place = Place::new().await?;
-    run(&place.folder, &["apply", "-f", "catalog"]).done();
-    assert_eq!(run(&place.folder, &["dlq", "list"]).done(), "");
+    let tailwater = |arguments: &[&str]| run(&place.folder, arguments);
+    tailwater(&["apply", "-f", "catalog"]).done();
+    assert_eq!(tailwater(&["dlq", "list"]).done(), "");
     let producer: BaseProducer = place.kafka.create()?;
-    let mut headers = OwnedHeaders::new();
+    let mut headers = OwnedHeaders::new().insert(Header { key: "tenant", value: Some("t1") });
     for (key, value) in [
         ("tw-dlq-sink", "find"),
         ("tw-dlq-topic", "stock"),
         ("tw-dlq-partition", "1"),
         ("tw-dlq-offset", "42"),
+        ("tw-dlq-timestamp", "1767225600000"),
         ("tw-dlq-class", "mapping"),
         ("tw-dlq-reason", "field [price]\tis no \u{1b}[31mnumber"),
         ("tw-dlq-attempts", "1"),
@@ -124,17 +126,62 @@ async fn dead_letters_are_listed_with_their_coordinates() -> anyhow::Result<()> 
     producer.send(record).map_err(|(error, _)| error)?;
     producer.flush(Duration::from_secs(10))?;
 
-    let listed = run(&place.folder, &["dlq", "list", "find"]).done();
+    let listed = tailwater(&["dlq", "list", "find"]).done();
     assert_eq!(
         listed,
-        "find\t0\tstock[1]@42\tmapping\t10\t2026-01-02T00:00:00Z\tfield [price] is no  [31mnumber\n"
+        "find\t0/0\tstock[1]@42\tmapping\t10\t2026-01-02T00:00:00Z\t-\tfield [price] is no  [31mnumber\n"
     );
-    let letters = json(run(&place.folder, &["dlq", "list", "-o", "json"]));
+    let letters = json(tailwater(&["dlq", "list", "-o", "json"]));
     assert_eq!(letters[0]["from"]["offset"], 42);
-    assert_eq!(run(&place.folder, &["dlq", "list", "lake"]).done(), "");
-    assert_eq!(run(&place.folder, &["dlq", "list", "other"]).code, Some(1));
-    let status = json(run(&place.folder, &["status", "--json"]));
+    assert_eq!(tailwater(&["dlq", "list", "lake"]).done(), "");
+    assert_eq!(tailwater(&["dlq", "list", "other"]).code, Some(1));
+    let shown = tailwater(&["dlq", "show", "find", "0/0"]).done();
+    assert!(shown.contains("header\ttenant: t1\nkey\tk\nvalue\t not json\n"), "{shown:?}");
+    assert_eq!(tailwater(&["dlq", "show", "find", "0/0", "--value"]).done(), "\u{0}not json");
+    assert_eq!(tailwater(&["dlq", "show", "find", "0/7"]).code, Some(1));
+    let status = json(tailwater(&["status", "--json"]));
     assert_eq!(status["sinks"][0]["dead_letters"], 1, "{status:#}");
+
+    assert_eq!(tailwater(&["dlq", "discard", "find"]).code, Some(2), "which ones must be said");
+    tailwater(&["dlq", "discard", "find", "0/0"]).done();
+    assert_eq!(tailwater(&["dlq", "list", "find"]).done(), "");
+    let settled = tailwater(&["dlq", "list", "find", "--settled"]).done();
+    assert!(settled.contains("\tdiscarded\t"), "{settled}");
+    place.leave().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_letter_is_given_to_its_sink_again_when_the_cause_is_mended() -> anyhow::Result<()> {
+    let place = Place::new().await?;
+    let tailwater = |arguments: &[&str]| run(&place.folder, arguments);
+    // A mapping that takes only numbers where the table has a name.
+    let mapping =
+        |kind: &str| format!(r#"{{"mappings":{{"properties":{{"name":{{"type":"{kind}"}}}}}}}}"#);
+    std::fs::write(place.folder.join("catalog/stock.mapping.json"), mapping("integer"))?;
+    tailwater(&["apply", "-f", "catalog"]).done();
+    let reader = Running::start(&place, &["cdc", "run"])?;
+    let sinks = Running::start(&place, &["sinks", "run", "find"])?;
+    let status = || json(tailwater(&["status", "--json"]));
+    eventually("the slot is read", || status()["slot"]["active"] == true).await?;
+    place
+        .sql
+        .batch_execute("INSERT INTO shop.stock VALUES (1, '7'), (2, 'seven'), (3, 'x')")
+        .await?;
+    eventually("two are set aside", || tailwater(&["dlq", "list"]).done().lines().count() == 2)
+        .await?;
+    // One of the rows is corrected, so its letter is of no use any more.
+    place.sql.batch_execute("UPDATE shop.stock SET name = '8' WHERE id = 3").await?;
+    eventually("the correction arrived", || status()["sinks"][0]["topics"][0]["lag"] == 0).await?;
+
+    let refused = tailwater(&["dlq", "replay", "find"]);
+    assert_eq!(refused.code, Some(1), "{refused:#?}");
+    let outcomes: Vec<&str> =
+        refused.stdout.lines().filter_map(|line| line.split('\t').nth(1)).collect();
+    assert!(outcomes.contains(&"refused") && outcomes.contains(&"superseded"), "{refused:#?}");
+    let left = tailwater(&["dlq", "list"]).done();
+    assert_eq!(left.lines().count(), 1, "{left}");
+    assert_eq!(reader.drain()?, Some(0));
+    assert_eq!(sinks.drain()?, Some(0));
     place.leave().await
 }
 
