@@ -10,14 +10,15 @@ use rand::{Rng, SeedableRng};
 use tailwater_runtime::Secret;
 use tailwater_sinks_archive::{ArchiveSink, Objects as _, S3Config, Store};
 use tailwater_sinks_worker::{Sink, SourceRecord, TopicPartition, Writer};
-use tailwater_topics_contract::{ArchiveSpec, Origin, SegmentSpec};
+use tailwater_topics_contract::{ArchiveSpec, Origin, SegmentSpec, TopicName};
 
 const PARTITIONS: i32 = 3;
 const PRODUCTS: f64 = 40_000.0;
 const WORDS: [&str; 32] = [
-    "amber", "basket", "copper", "delta", "ember", "field", "garnet", "harbour", "indigo", "jasper", "kettle",
-    "linen", "marble", "north", "orchard", "pepper", "quartz", "river", "saddle", "timber", "umber", "velvet",
-    "walnut", "xenon", "yarrow", "zinc", "anchor", "bridge", "candle", "drum", "engine", "flint",
+    "amber", "basket", "copper", "delta", "ember", "field", "garnet", "harbour", "indigo",
+    "jasper", "kettle", "linen", "marble", "north", "orchard", "pepper", "quartz", "river",
+    "saddle", "timber", "umber", "velvet", "walnut", "xenon", "yarrow", "zinc", "anchor", "bridge",
+    "candle", "drum", "engine", "flint",
 ];
 
 #[tokio::main]
@@ -36,24 +37,30 @@ async fn main() -> Result<()> {
         path_style: true,
     });
     store.ensure_bucket().await?;
-    let topic = "bench.product".parse().context("topic")?;
+    let topic: TopicName = "bench.product".parse().context("topic")?;
     let spec = ArchiveSpec {
         bucket: bucket.clone(),
         prefix: String::new(),
         segment: SegmentSpec { bytes: 32 << 20, records: 500_000, age_ms: 60_000 },
     };
-    let origin = |partition| Origin { topic: TopicPartition { topic: Clone::clone(&topic), partition }.topic, partition, offset: 0, dt: "2026-01-01".to_owned() };
+    let origin = |partition| Origin {
+        topic: topic.clone(),
+        partition,
+        offset: 0,
+        dt: "2026-01-01".to_owned(),
+    };
     let sink = ArchiveSink::new(store.clone(), spec, (0..PARTITIONS).map(origin).collect());
     let mut writers = Vec::new();
     for partition in 0..PARTITIONS {
-        let place = TopicPartition { topic: Clone::clone(&topic), partition };
+        let place = TopicPartition { topic: topic.clone(), partition };
         writers.push((sink.open(&place, None).await?.0, 0_i64));
     }
     let mut random = StdRng::seed_from_u64(7);
     let (mut raw, mut number) = (0_u64, 0_u64);
     while raw < goal {
         let (key, value) = change(&mut random, number);
-        let (writer, offset) = &mut writers[(number % PARTITIONS.unsigned_abs() as u64) as usize];
+        let (writer, offset) =
+            &mut writers[(number % u64::from(PARTITIONS.unsigned_abs())) as usize];
         raw += (value.len() + key.len() + 230) as u64;
         let record = SourceRecord {
             offset: *offset,

@@ -208,7 +208,7 @@ impl Listing {
         let rows: Vec<Vec<String>> =
             rows.map(|row| row.iter().map(|cell| output::printable(cell)).collect()).collect();
         match self {
-            Self::Json => return self.value(&items),
+            Self::Json => return Self::json(&items),
             Self::Table if io::stdout().is_terminal() => {
                 let width = |at: usize| {
                     let cells = rows.iter().map(|row| row[at].chars().count());
@@ -228,7 +228,7 @@ impl Listing {
         Ok(())
     }
 
-    fn value(self, value: &impl Serialize) -> anyhow::Result<()> {
+    fn json(value: &impl Serialize) -> anyhow::Result<()> {
         let mut out = io::stdout().lock();
         serde_json::to_writer_pretty(&mut out, value)?;
         Ok(writeln!(out)?)

@@ -161,14 +161,17 @@ impl Order {
 /// A change's place in its transaction.
 type Position = (i64, i64);
 
+/// A field that was left out as unchanged, and the latest earlier value of it that was found, with that one's place.
+type Missing = (Box<str>, Option<(Order, Box<[u8]>)>);
+
 /// What is known of one key.
 #[derive(Clone, Debug)]
 struct State {
     order: Order,
     /// `None`: deleted.
     row: Option<Box<[u8]>>,
-    /// Fields left out as unchanged, with the latest earlier value that was found.
-    missing: Vec<(Box<str>, Option<(Order, Box<[u8]>)>)>,
+    /// What the row left out.
+    missing: Vec<Missing>,
     /// The create of a moved key that left them out, if it was one.
     moved: Option<Position>,
     meta: Meta,
@@ -505,6 +508,7 @@ struct Deletes {
 }
 
 impl Deletes {
+    #[expect(clippy::unnecessary_wraps, reason = "other visitors can fail")]
     fn on_record(&mut self, head: &Head<'_>) -> Result<()> {
         if let (Some(b'd'), Some(position), Key::Json(key)) =
             (head.op, head.commit_lsn.zip(head.tx_seq), head.key)
@@ -527,6 +531,7 @@ struct History {
 }
 
 impl Histories {
+    #[expect(clippy::unnecessary_wraps, reason = "other visitors can fail")]
     fn on_record(&mut self, head: &Head<'_>) -> Result<()> {
         let Key::Json(key) = head.key else { return Ok(()) };
         for history in self.0.iter_mut().filter(|history| *history.key == *key) {

@@ -129,6 +129,7 @@ fn named(line: &[u8], at: &mut usize, name: &[u8]) -> Option<()> {
 
 /// A number, or `null`.
 #[inline]
+#[expect(clippy::option_option, reason = "absent, and wrong, are two things")]
 fn number(line: &[u8], at: &mut usize, name: &[u8]) -> Option<Option<i64>> {
     named(line, at, name)?;
     let rest = &line[*at..];

@@ -1,7 +1,7 @@
 //! Rows for people and programs, and the line that says what they cost.
 
 use std::io::{self, IsTerminal as _, Write};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use clap::ValueEnum;
@@ -156,40 +156,31 @@ pub fn footer(
     took: Duration,
     completeness: &str,
 ) -> String {
-    let read = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
-    let mut line = format!("{} · {:.2} s", counted(rows as u64, "row"), took.as_secs_f64());
+    let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    let mut cost = vec![counted(rows as u64, "row"), format!("{:.2} s", took.as_secs_f64())];
     if hidden > 0 {
-        line.push_str(&format!(" · {hidden} not shown, use -o csv"));
+        cost.push(format!("{hidden} not shown, use -o csv"));
     }
-    line.push_str(&format!(
-        " · objects {} of {} · chunks {} of {} · fetched {} of {} · decoded {}",
-        grouped(read(&stats.segments_read)),
-        grouped(read(&stats.segments)),
-        grouped(read(&stats.chunks_read)),
-        grouped(read(&stats.chunks)),
-        bytes(read(&stats.bytes_fetched)),
-        bytes(read(&stats.bytes)),
-        bytes(read(&stats.bytes_decoded)),
-    ));
+    let of = |some: &AtomicU64, all: &AtomicU64| {
+        format!("{} of {}", grouped(read(some)), grouped(read(all)))
+    };
+    cost.push(format!("objects {}", of(&stats.segments_read, &stats.segments)));
+    cost.push(format!("chunks {}", of(&stats.chunks_read, &stats.chunks)));
+    let (fetched, all) = (read(&stats.bytes_fetched), read(&stats.bytes));
+    cost.push(format!("fetched {} of {}", bytes(fetched), bytes(all)));
+    cost.push(format!("decoded {}", bytes(read(&stats.bytes_decoded))));
     let reasons = stats.reasons();
     if !reasons.is_empty() {
-        line.push_str(&format!(" · pruned by {}", reasons.join(", ")));
+        cost.push(format!("pruned by {}", reasons.join(", ")));
     }
-    line.push_str(&format!(
-        "\n{completeness} · {}",
-        counted(read(&stats.drifted), "drifted value")
-    ));
-    match read(&stats.unfilled) {
-        0 => {}
-        unfilled => line.push_str(&format!(
-            " · {} not in the archive, shown as NULL",
-            counted(unfilled, "unchanged value")
-        )),
+    let mut worth = vec![completeness.to_owned(), counted(read(&stats.drifted), "drifted value")];
+    let unfilled = read(&stats.unfilled);
+    if unfilled > 0 {
+        let unfilled = counted(unfilled, "unchanged value");
+        worth.push(format!("{unfilled} not in the archive, shown as NULL"));
     }
-    if let Some(peak) = peak_memory() {
-        line.push_str(&format!(" · peak {}", bytes(peak)));
-    }
-    line
+    worth.extend(peak_memory().map(|peak| format!("peak {}", bytes(peak))));
+    format!("{}\n{}", cost.join(" · "), worth.join(" · "))
 }
 
 /// The most memory this process has held, where the system tells.
@@ -209,7 +200,7 @@ pub fn grouped(count: u64) -> String {
     let digits = count.to_string();
     let mut out = String::new();
     for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at) % 3 == 0 {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
             out.push(',');
         }
         out.push(digit);

@@ -90,12 +90,12 @@ impl From<archive::Error> for Problem {
 impl Problem {
     /// A table that is not there.
     pub(crate) fn no_table(sql: &str, wanted: &str, tables: &[String]) -> Self {
-        let mut what = format!("there is no table `{wanted}`");
         let plain = crate::session::plain_name(wanted);
-        match nearest(&plain, tables) {
-            Some(near) => what.push_str(&format!("; did you mean `{near}`?")),
-            None => what.push_str(&format!("; there are {}", tables.join(", "))),
-        }
+        let instead = match nearest(&plain, tables) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => format!("there are {}", tables.join(", ")),
+        };
+        let what = format!("there is no table `{wanted}`; {instead}");
         let last = wanted.rsplit('.').next().unwrap_or(wanted);
         let at = find_word(sql, wanted).or_else(|| find_word(sql, last));
         Self::sql(sql, at, what)
@@ -134,17 +134,15 @@ impl Problem {
                 SchemaError::FieldNotFound { field, valid_fields } => {
                     let valid: Vec<String> =
                         valid_fields.iter().map(|column| column.name.clone()).collect();
-                    let mut what = format!("there is no column `{}`", field.name);
-                    if let Some(near) = nearest(&field.name, &valid) {
-                        let quoted = if near.chars().any(char::is_uppercase) {
-                            format!("\"{near}\", with its quotes")
-                        } else {
-                            format!("`{near}`")
-                        };
-                        what.push_str(&format!("; did you mean {quoted}?"));
-                    } else if !valid.is_empty() {
-                        what.push_str(&format!("; there are {}", valid.join(", ")));
-                    }
+                    let instead = match nearest(&field.name, &valid) {
+                        Some(near) if near.chars().any(char::is_uppercase) => {
+                            format!("; did you mean \"{near}\", with its quotes?")
+                        }
+                        Some(near) => format!("; did you mean `{near}`?"),
+                        None if valid.is_empty() => String::new(),
+                        None => format!("; there are {}", valid.join(", ")),
+                    };
+                    let what = format!("there is no column `{}`{instead}", field.name);
                     Self::sql(sql, at.or_else(|| find_word(sql, &field.name)), what)
                 }
                 other => Self::sql(sql, at, other.to_string()),

@@ -265,17 +265,15 @@ impl Lake {
                 newest = newest.max(Some((lsn, extent.commit_ts_us.map(|(_, last)| last))));
             }
         }
-        let mut phrase = match newest {
+        let phrase = match newest {
             Some((lsn, Some(at))) => format!("newest commit LSN {} ({})", Lsn(lsn), shown(at)),
             Some((lsn, None)) => format!("newest commit LSN {}", Lsn(lsn)),
-            None => "no commits".to_owned(),
+            None => return Ok("no commits".to_owned()),
         };
-        if broken > 0 {
-            phrase.push_str(&format!(", {broken} BROKEN CHAIN LINKS: run `verify`"));
-        } else if newest.is_some() {
-            phrase.push_str(", completeness not asked (--asof)");
-        }
-        Ok(phrase)
+        Ok(match broken {
+            0 => format!("{phrase}, completeness not asked (--asof)"),
+            broken => format!("{phrase}, {broken} BROKEN CHAIN LINKS: run `verify`"),
+        })
     }
 }
 

@@ -54,8 +54,8 @@ impl Source {
     /// The key of the row whose columns have these values, when they tell it exactly.
     fn key_of(&self, equal: &[(&str, &ScalarValue)]) -> Option<Vec<u8>> {
         let key = self.shape.key.as_ref().filter(|_| self.shape.only_changes)?;
-        let mut text = String::from("{");
-        for (at, field) in key.iter().enumerate() {
+        let mut members = Vec::new();
+        for field in key {
             let column = self.shape.rows.iter().find(|row| row.field == *field)?;
             let (_, value) = equal.iter().find(|(name, _)| *name == column.name)?;
             let value = match column.kind {
@@ -66,11 +66,9 @@ impl Source {
                 Type::Text => plain_text(&wanted::text(value)?)?,
                 Type::Float | Type::Bool | Type::Json => return None,
             };
-            text.push_str(if at == 0 { "" } else { "," });
-            text.push_str(&format!("{}:{value}", crate::json::quoted(field)));
+            members.push(format!("{}:{value}", crate::json::quoted(field)));
         }
-        text.push('}');
-        Some(text.into_bytes())
+        Some(format!("{{{}}}", members.join(",")).into_bytes())
     }
 
     /// The columns a key follows from.
@@ -265,7 +263,7 @@ impl Scan {
         let keys = self.wanted.keys.as_deref().unwrap_or_default();
         let stand = keys.iter().all(|key| stands_as_it_is(key));
         let finders: Vec<Finder<'_>> =
-            if stand { keys.iter().map(|key| Finder::new(key)).collect() } else { Vec::new() };
+            if stand { keys.iter().map(Finder::new).collect() } else { Vec::new() };
         let mut start = 0;
         for end in memchr::memchr_iter(b'\n', &raw.lines) {
             let line = &raw.lines[start..end];

@@ -621,16 +621,15 @@ impl Numbers {
                 shown(epoch.top)
             );
             if whole && (holes > 0 || begins_late) {
-                let mut what = note;
+                let mut parts = vec![note];
                 if holes > 0 {
-                    what.push_str(&format!("; missing are {}", missing.join(", ")));
-                    if holes > missing.len() as u64 {
-                        what.push_str(" and more");
-                    }
+                    let more = if holes > missing.len() as u64 { " and more" } else { "" };
+                    parts.push(format!("missing are {}{more}", missing.join(", ")));
                 }
                 if begins_late {
-                    what.push_str("; those before the first are missing");
+                    parts.push("those before the first are missing".to_owned());
                 }
+                let what = parts.join("; ");
                 report.findings.push(Finding {
                     subject: "the pipeline".to_owned(),
                     level: 2,

@@ -14,6 +14,9 @@ use crate::archive::Segment;
 
 type Span = RangeInclusive<i64>;
 
+/// Makes the key of the row whose columns have these values, when they tell it exactly.
+type KeyOf<'a> = &'a dyn Fn(&[(&str, &ScalarValue)]) -> Option<Vec<u8>>;
+
 const ALL: Span = i64::MIN..=i64::MAX;
 
 /// Ranges that a wanted record lies in, ends included.
@@ -56,11 +59,8 @@ pub(crate) const COLUMNS: [&str; 8] = [
 ];
 
 impl Wanted {
-    /// What conditions that hold all together leave. `key_of` makes a key of the text of `kafka_key`.
-    pub(crate) fn of(
-        filters: &[Expr],
-        row_key: &dyn Fn(&[(&str, &ScalarValue)]) -> Option<Vec<u8>>,
-    ) -> Self {
+    /// What conditions that hold all together leave.
+    pub(crate) fn of(filters: &[Expr], row_key: KeyOf<'_>) -> Self {
         let mut wanted = Self::default();
         let mut equal = Vec::new();
         for filter in filters {

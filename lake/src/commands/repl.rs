@@ -66,7 +66,7 @@ pub(crate) async fn run(cx: &Context, args: &Args) -> anyhow::Result<ExitCode> {
                 },
                 ("\\o", wanted) => match clap::ValueEnum::from_str(wanted, true) {
                     Ok(Format::Parquet) | Err(_) => {
-                        eprintln!("error: one of table, csv, json, jsonl")
+                        eprintln!("error: one of table, csv, json, jsonl");
                     }
                     Ok(wanted) => format = wanted,
                 },

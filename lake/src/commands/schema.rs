@@ -21,7 +21,8 @@ pub(crate) struct Args {
 
 #[derive(Serialize)]
 struct Column {
-    column: String,
+    #[serde(rename = "column")]
+    name: String,
     field: String,
     #[serde(rename = "type")]
     kind: &'static str,
@@ -38,14 +39,14 @@ pub(crate) async fn run(cx: &Context, args: &Args) -> anyhow::Result<ExitCode> {
         .into_iter()
         .map(|row| Column {
             is_key: key.contains(&row.field),
-            column: row.name,
+            name: row.name,
             field: row.field,
             kind: row.kind.name(),
         })
         .collect();
     args.output.list(&["COLUMN", "FIELD", "TYPE", "KEY"], &columns, |column| {
         let key = if column.is_key { "key" } else { "" };
-        vec![column.column.clone(), column.field.clone(), column.kind.into(), key.into()]
+        vec![column.name.clone(), column.field.clone(), column.kind.into(), key.into()]
     })?;
     Ok(ExitCode::SUCCESS)
 }

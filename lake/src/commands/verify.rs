@@ -54,7 +54,7 @@ pub(crate) async fn run(cx: &Context, args: &Args) -> anyhow::Result<ExitCode> {
     };
     let report = verify::verify(&archive, &topics, &scope, &mut on_object).await?;
     match args.output {
-        Listing::Json => args.output.value(&report)?,
+        Listing::Json => Listing::json(&report)?,
         Listing::Table => {
             for finding in &report.findings {
                 println!("L{} {}: {}", finding.level, finding.subject, finding.what);

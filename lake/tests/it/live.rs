@@ -1,6 +1,6 @@
 //! The lake beside real servers: what it answers is what the database answers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::process::Command;
 
 use tailwater_sinks_archive::line;
@@ -433,7 +433,7 @@ async fn what_cannot_be_done_is_said_and_named() {
     // Somebody else's objects: named, and left out where that is safe.
     let foreign = "tw/data/shop.item/dt=2026-01-01/_SUCCESS";
     archived
-        .put(foreign, &crate::archived::Stored { body: vec![], metadata: Default::default() })
+        .put(foreign, &crate::archived::Stored { body: vec![], metadata: HashMap::new() })
         .await;
     let output = archived.run(&["query", "SELECT count(*) AS n FROM shop_item"]);
     assert_eq!(String::from_utf8_lossy(&output.stdout), "n\n600\n");
