@@ -19,6 +19,11 @@
 //! `next-dt` the later day. Empty link and successor share a start and differ in their day, so their keys differ; days
 //! only grow, so there are finitely many. A writer that wants to create data at a place where another created an
 //! empty link loses the race as always, and follows it.
+//!
+//! **Gaps.** When retention deletes records before they are archived, the chain does not go on by itself: a person says
+//! that they are given up, and a *gap* is created at the head: a link without records whose `next` is where the log
+//! goes on, with the reason in its metadata. No other link without records moves the position, so every lost range is
+//! an element of the chain and nothing is ever passed over in silence.
 
 use std::collections::HashMap;
 use std::fmt::Display;
@@ -100,6 +105,11 @@ impl Link {
             sha256: field(metadata, "sha256")?,
             writer: field(metadata, "writer")?,
         })
+    }
+
+    /// Whether it is a gap at this place: a range of positions that was given up.
+    pub fn is_gap_at(&self, place: Place) -> bool {
+        self.extent.records == 0 && self.next.start > place.start
     }
 
     /// Whether it is a possible link at this place: it goes on, or it turns the day.
@@ -332,7 +342,9 @@ mod tests {
         let at = Place { start: 5, dt: day(3) };
         let link = |start, dt, records| link(Place { start, dt: day(dt) }, records, String::new());
         assert!(link(6, 3, 1).is_at(at));
-        assert!(link(5, 4, 0).is_at(at));
+        assert!(link(5, 4, 0).is_at(at) && !link(5, 4, 0).is_gap_at(at));
+        assert!(link(9, 3, 0).is_at(at) && link(9, 3, 0).is_gap_at(at));
+        assert!(!link(9, 3, 1).is_gap_at(at));
         assert!(!link(5, 3, 0).is_at(at), "would point at itself");
         assert!(!link(5, 4, 1).is_at(at));
         assert!(!link(6, 2, 1).is_at(at), "days never go back");

@@ -117,9 +117,33 @@ impl<S: Objects> Links<S> {
         link: Link,
         bytes: Bytes,
     ) -> Result<Link, Error> {
+        let metadata = link.to_metadata();
+        self.create_with(place, link, metadata, bytes).await
+    }
+
+    /// As [`Links::create`], for a link that gives up a range, with the reason in its metadata.
+    pub(crate) async fn create_gap(
+        &self,
+        place: Place,
+        link: Link,
+        reason: &str,
+        bytes: Bytes,
+    ) -> Result<Link, Error> {
+        let mut metadata = link.to_metadata();
+        metadata.insert("gap".to_owned(), reason.to_owned());
+        self.create_with(place, link, metadata, bytes).await
+    }
+
+    async fn create_with(
+        &self,
+        place: Place,
+        link: Link,
+        metadata: HashMap<String, String>,
+        bytes: Bytes,
+    ) -> Result<Link, Error> {
         let key = self.layout.object(place);
         let (began, size) = (Instant::now(), bytes.len());
-        let unclear = match self.store.create(&key, bytes, link.to_metadata(), GZIP).await? {
+        let unclear = match self.store.create(&key, bytes, metadata, GZIP).await? {
             Put::Created => {
                 let topic = || self.layout.topic().to_string();
                 ::metrics::counter!(metrics::OBJECTS, "topic" => topic()).increment(1);

@@ -65,6 +65,8 @@ enum Error {
     Links(#[from] links::Error),
     #[error("{0} is not registered for this sink; run `tailwater apply`")]
     NotRegistered(TopicPartition),
+    #[error("the archive of {partition} has gone on meanwhile; look at it again")]
+    Moved { partition: TopicPartition },
     #[error("the registration of {partition} names no day")]
     Origin { partition: TopicPartition, source: NotADay },
 }
@@ -73,6 +75,7 @@ impl From<Error> for SinkError {
     fn from(error: Error) -> Self {
         match &error {
             Error::Links(links) if links.class() == ErrorClass::Transient => Self::transient(error),
+            Error::Moved { .. } => Self::transient(error),
             _ => Self::definite(error),
         }
     }
@@ -83,6 +86,44 @@ impl<S: Objects> ArchiveSink<S> {
     pub fn new(store: S, spec: ArchiveSpec, origins: Vec<Origin>) -> Self {
         tailwater_runtime::describe(metrics::ALL);
         Self { store, spec, origins, writer: Uuid::new_v4().to_string() }
+    }
+
+    /// Gives up every position from the head of a partition's chain to `to`, as a link of its own with the reason in
+    /// it: for records that the topic lost before they were archived. Answers the first position given up; nothing
+    /// when the chain has reached `to` already, whoever did that. `reason` is printable ASCII, as metadata must be.
+    ///
+    /// A worker that is running notices when it next writes, one that has stopped for the gap when it is started again.
+    /// Called again it changes nothing.
+    ///
+    /// # Errors
+    /// When the partition is not registered or the store fails.
+    pub async fn record_gap(
+        &self,
+        partition: &TopicPartition,
+        to: i64,
+        reason: &str,
+    ) -> Result<Option<i64>, SinkError> {
+        let links = self.links(partition);
+        let end = links.find(self.origin(partition)?, None).await.map_err(Error::from)?;
+        let head = end.head;
+        if to <= head.start {
+            return Ok(None);
+        }
+        let empty = Open::default().seal();
+        let link = empty.link(Place { start: to, dt: head.dt }, &self.writer);
+        let bytes = empty.segment.bytes;
+        let found = links.create_gap(head, link, reason, bytes).await.map_err(Error::from)?;
+        if found.is_gap_at(head) && found.next.start == to {
+            tracing::warn!(%partition, from = head.start, to, reason, "positions given up");
+            return Ok(Some(head.start));
+        }
+        // A writer was at work, so the gap begins elsewhere or is none.
+        Err(Error::Moved { partition: partition.clone() }.into())
+    }
+
+    fn links(&self, partition: &TopicPartition) -> Links<S> {
+        let layout = Layout::new(&self.spec.prefix, partition.topic.clone(), partition.partition);
+        Links { store: self.store.clone(), layout }
     }
 
     /// Where a partition's chain begins.
@@ -108,8 +149,7 @@ impl<S: Objects> Sink for ArchiveSink<S> {
         partition: &TopicPartition,
         committed: Option<&Committed>,
     ) -> Result<(ArchiveWriter<S>, i64), SinkError> {
-        let layout = Layout::new(&self.spec.prefix, partition.topic.clone(), partition.partition);
-        let links = Links { store: self.store.clone(), layout };
+        let links = self.links(partition);
         let origin = self.origin(partition)?;
         let remembered = committed.and_then(|committed| Remembered::parse(&committed.metadata));
         let hint = remembered.map(|remembered| remembered.last);
@@ -292,6 +332,17 @@ impl Open {
 }
 
 impl Sealed {
+    /// Its link, when `next` is the place of what follows.
+    fn link(&self, next: Place, writer: &str) -> Link {
+        Link {
+            next,
+            extent: self.summary.extent,
+            raw_bytes: self.segment.raw_bytes,
+            sha256: self.sha256.clone(),
+            writer: writer.to_owned(),
+        }
+    }
+
     /// What the next link must hold, when `now_ms` is the time.
     fn claim(&self, end: i64, now_ms: i64) -> Claim {
         let day = |ms: i64| Day::of_ms(ms.min(now_ms.saturating_add(AHEAD_MAX_MS)));
@@ -336,13 +387,7 @@ impl<S: Objects> ArchiveWriter<S> {
     }
 
     async fn create(&self, at: Place, next: Place, content: &Sealed) -> Result<Link, links::Error> {
-        let link = Link {
-            next,
-            extent: content.summary.extent,
-            raw_bytes: content.segment.raw_bytes,
-            sha256: content.sha256.clone(),
-            writer: self.writer.clone(),
-        };
+        let link = content.link(next, &self.writer);
         self.links.create(at, link, content.segment.bytes.clone()).await
     }
 }

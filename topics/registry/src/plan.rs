@@ -58,13 +58,21 @@ pub fn internal_topics(pipeline: &PipelineName) -> [NewTopic; 2] {
     })
 }
 
+/// Largest record that can be set aside. Whatever a source topic took must fit with the headers that say why it was set
+/// aside, so the broker's limit for ordinary topics does not hold here.
+const DEAD_LETTER_BYTES_MAX: &str = "67108864";
+
 /// Where a sink sets records aside. They are kept until somebody decides about them.
 pub fn dead_letter_topic(pipeline: &PipelineName, sink: &SinkName) -> NewTopic {
     NewTopic {
         name: pipeline.dead_letter_topic(sink),
         partitions: 1,
         replication: None,
-        config: owned(&[("cleanup.policy", "delete"), ("retention.ms", "-1")]),
+        config: owned(&[
+            ("cleanup.policy", "delete"),
+            ("max.message.bytes", DEAD_LETTER_BYTES_MAX),
+            ("retention.ms", "-1"),
+        ]),
     }
 }
 
@@ -764,7 +772,7 @@ search: { alias: stock, mapping: m.json }
         let lines: Vec<String> = plan.changes.iter().map(ToString::to_string).collect();
         let internal =
             "cleanup.policy=compact, min.cleanable.dirty.ratio=0.1, segment.bytes=16777216";
-        let dead = "cleanup.policy=delete, retention.ms=-1";
+        let dead = "cleanup.policy=delete, max.message.bytes=67108864, retention.ms=-1";
         assert_eq!(
             lines,
             [

@@ -427,6 +427,37 @@ async fn an_offset_beyond_the_head_is_believed_only_while_the_head_is_the_one_re
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_range_that_was_given_up_is_a_link_with_its_reason_and_nobody_bridges_it() {
+    let memory = Memory::new(1);
+    let sink = sink(&memory);
+    let (mut writer, _) = sink.open(&partition(), None).await.expect("opens");
+    push(&mut writer, 0..5);
+    let remembered = writer.flush(5).await.expect("stored");
+    push(&mut writer, 5..8);
+    let given_up = sink.record_gap(&partition(), 20, "retention").await.expect("records");
+    assert_eq!(given_up, Some(5));
+    for to in [20, 19, 3] {
+        let again = sink.record_gap(&partition(), to, "retention").await.expect("looks");
+        assert_eq!(again, None, "{to} is reached");
+    }
+    let gap = memory.state().objects.iter().find_map(|(key, (_, metadata))| {
+        metadata.get("gap").map(|reason| (key.clone(), reason.clone()))
+    });
+    let (key, reason) = gap.expect("an object says so");
+    assert!(key.contains("00000000000000000005.jsonl.gz"), "{key}");
+    assert_eq!(reason, "retention");
+    // One who held records of the range finds it taken.
+    let flushed = writer.flush(8).await.expect("finds out");
+    assert_eq!((flushed.next, flushed.resume), (20, Resume::Seek));
+    let committed = Committed { offset: 5, metadata: remembered.metadata };
+    let (mut writer, start) = sink.open(&partition(), Some(&committed)).await.expect("opens");
+    assert_eq!(start, 20);
+    push(&mut writer, 21..23);
+    writer.flush(23).await.expect("stored");
+    assert_one_chain(&memory, &(0..5).chain(21..23).map(record).collect::<Vec<_>>());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_marker_before_the_first_record_of_all_is_passed_too() {
     let memory = Memory::new(1);
     let (mut writer, _) = sink(&memory).open(&partition(), None).await.expect("opens");
