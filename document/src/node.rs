@@ -29,6 +29,9 @@ pub(crate) enum Kind {
         plain: bool,
         expanded: bool,
     },
+    /// A scalar whose substitution failed, with what is to be said about it when somebody reads it: so that it is
+    /// said with everything else, and at its key.
+    Unfilled(String),
     Sequence(Vec<Node>),
     Mapping(Vec<Entry>),
 }
@@ -54,7 +57,7 @@ impl Node {
     pub(crate) fn kind_name(&self) -> &'static str {
         match &self.kind {
             _ if self.is_null() => "nothing",
-            Kind::Scalar { .. } => "a single value",
+            Kind::Scalar { .. } | Kind::Unfilled(_) => "a single value",
             Kind::Sequence(_) => "a list",
             Kind::Mapping(_) => "a mapping",
         }
@@ -125,7 +128,7 @@ impl<'input> Reader<'input, '_> {
             return Err(problem(place, format!("nested deeper than {DEPTH_MAX} levels")));
         }
         let kind = match event {
-            Event::Scalar(text, style, ..) => self.scalar(text, style, &place)?,
+            Event::Scalar(text, style, ..) => self.scalar(text, style),
             Event::SequenceStart(..) => {
                 let mut items = Vec::new();
                 while !self.at_end() {
@@ -174,18 +177,15 @@ impl<'input> Reader<'input, '_> {
         )
     }
 
-    fn scalar(
-        &self,
-        text: Cow<'_, str>,
-        style: ScalarStyle,
-        place: &Place,
-    ) -> Result<Kind, Mistake> {
+    fn scalar(&self, text: Cow<'_, str>, style: ScalarStyle) -> Kind {
         let plain = style == ScalarStyle::Plain;
         let Some(lookup) = self.lookup.filter(|_| text.contains("${")) else {
-            return Ok(Kind::Scalar { text: text.into_owned(), plain, expanded: false });
+            return Kind::Scalar { text: text.into_owned(), plain, expanded: false };
         };
-        let text = expand(&text, lookup).map_err(|text| problem(place.clone(), text))?;
-        Ok(Kind::Scalar { text, plain, expanded: true })
+        match expand(&text, lookup) {
+            Ok(text) => Kind::Scalar { text, plain, expanded: true },
+            Err(problem) => Kind::Unfilled(problem),
+        }
     }
 }
 

@@ -209,10 +209,17 @@ impl<'a> Section<'a> {
 }
 
 fn scalar<T: FromScalar>(node: &Node, path: &str, mistakes: &mut Mistakes) -> Option<T> {
-    let Kind::Scalar { text, expanded, .. } = &node.kind else {
-        let problem = format!("expected a single value, found {}", node.kind_name());
-        mistakes.add(node.place.clone(), path, problem);
-        return None;
+    let (text, expanded) = match &node.kind {
+        Kind::Scalar { text, expanded, .. } => (text, expanded),
+        Kind::Unfilled(problem) => {
+            mistakes.add(node.place.clone(), path, problem.as_str());
+            return None;
+        }
+        Kind::Sequence(_) | Kind::Mapping(_) => {
+            let problem = format!("expected a single value, found {}", node.kind_name());
+            mistakes.add(node.place.clone(), path, problem);
+            return None;
+        }
     };
     match T::from_scalar(Scalar { text }) {
         Ok(value) => Some(value),
@@ -283,6 +290,22 @@ kafka: [a]
                 "t.yaml:6:8: `kafka`: expected a mapping, found a list",
             ]
         );
+    }
+
+    #[test]
+    fn variables_that_are_not_set_are_mistakes_like_others_each_at_its_key() {
+        let text = "a: ${ONE}\nb: ${TWO}\nc: none\n";
+        let documents = parse_expanding("f", text, &|_| None).expect("valid YAML");
+        let mut mistakes = Mistakes::default();
+        let mut top = documents[0].section("", &mut mistakes);
+        top.required::<String>("a", &mut mistakes);
+        top.required::<u16>("b", &mut mistakes);
+        top.required::<u16>("c", &mut mistakes);
+        top.finish(&mut mistakes);
+        let lines: Vec<String> = mistakes.into_sorted().iter().map(ToString::to_string).collect();
+        assert_eq!(lines.len(), 3, "{lines:?}");
+        assert!(lines[0].starts_with("f:1:4: `a`:") && lines[0].contains("ONE"), "{lines:?}");
+        assert!(lines[1].starts_with("f:2:4: `b`:") && lines[1].contains("TWO"), "{lines:?}");
     }
 
     #[test]

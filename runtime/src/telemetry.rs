@@ -14,8 +14,10 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{Health, Metric};
 
-/// Seconds; from one millisecond, the least a commit takes, to the minute after which somebody is called.
-const SECONDS: [f64; 12] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0, 5.0, 15.0, 60.0];
+/// Seconds; from one millisecond, the least a commit takes, to five minutes, which an archive may take that closes its
+/// objects every minute.
+const SECONDS: [f64; 13] =
+    [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0, 5.0, 15.0, 60.0, 300.0];
 
 /// Whether the process is ready; the same answer as `/ready` gives, for alerts.
 const READY: &str = "tailwater_ready";
