@@ -98,7 +98,10 @@ fn change(random: &mut StdRng, number: u64) -> (String, String) {
     let id = (PRODUCTS * random.random::<f64>().powi(3)) as u64;
     let mut text = String::new();
     for _ in 0..18 {
-        let _ = write!(text, "{} ", WORDS[random.random_range(0..WORDS.len())]);
+        // Two of them make a word, so that texts repeat about as much as real ones.
+        let (one, other) =
+            (random.random_range(0..WORDS.len()), random.random_range(0..WORDS.len()));
+        let _ = write!(text, "{}{} ", WORDS[one], &WORDS[other][1..]);
     }
     let (price, stock) = (random.random_range(100..99_999), random.random_range(0..500));
     let currency = ["EUR", "USD", "GBP"][random.random_range(0..3)];

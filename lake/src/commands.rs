@@ -207,6 +207,7 @@ impl Listing {
         let rows = items.iter().map(row);
         let rows: Vec<Vec<String>> =
             rows.map(|row| row.iter().map(|cell| output::printable(cell)).collect()).collect();
+        let mut out = output::stdout();
         match self {
             Self::Json => return Self::json(&items),
             Self::Table if io::stdout().is_terminal() => {
@@ -220,12 +221,16 @@ impl Listing {
                     let line: Vec<String> = cells
                         .map(|(at, cell)| format!("{cell:<width$}", width = width(at)))
                         .collect();
-                    println!("{}", line.join("  ").trim_end());
+                    writeln!(out, "{}", line.join("  ").trim_end())?;
                 }
             }
-            Self::Table => rows.iter().for_each(|row| println!("{}", row.join("\t"))),
+            Self::Table => {
+                for row in &rows {
+                    writeln!(out, "{}", row.join("\t"))?;
+                }
+            }
         }
-        Ok(())
+        Ok(out.flush()?)
     }
 
     fn json(value: &impl Serialize) -> anyhow::Result<()> {

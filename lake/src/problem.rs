@@ -148,8 +148,10 @@ impl Problem {
                 other => Self::sql(sql, at, other.to_string()),
             },
             DataFusionError::ArrowError(error, _) => Self::Value(error.to_string()),
-            DataFusionError::Plan(text) | DataFusionError::NotImplemented(text) => {
-                Self::sql(sql, at, text)
+            DataFusionError::Plan(text)
+            | DataFusionError::NotImplemented(text)
+            | DataFusionError::Internal(text) => {
+                Self::sql(sql, at, mistyped(&text).unwrap_or(text))
             }
             other => Self::Value(other.strip_backtrace()),
         }
@@ -179,16 +181,18 @@ fn unwrapped(error: DataFusionError) -> DataFusionError {
 
 /// Who holds most, out of the pool's list of its largest consumers.
 fn consumer(text: &str) -> String {
-    let list =
-        text.lines().find(|line| line.trim_start().starts_with(|c: char| !c.is_alphabetic()));
-    let name = text
-        .split("Top")
-        .nth(1)
-        .and_then(|rest| rest.lines().nth(1))
-        .or(list)
-        .and_then(|line| line.trim().split(['#', '(']).next())
-        .map_or("", str::trim);
-    if name.is_empty() { "its intermediate results".to_owned() } else { name.to_owned() }
+    let listed = text.split_once(" as:").and_then(|(_, list)| list.trim_start().lines().next());
+    let name = listed.and_then(|line| line.split(['#', '[']).next()).map_or("", str::trim);
+    if name.is_empty() { "its intermediate results".to_owned() } else { format!("`{name}`") }
+}
+
+/// What a function was given that it cannot take, such as `sum(Utf8View)`.
+fn mistyped(text: &str) -> Option<String> {
+    let call = text.split_once("name and argument types '")?.1.split_once('\'')?.0;
+    let call = call.replace("Utf8View", "text").replace("Utf8", "text");
+    let advice =
+        if call.contains("text") { "; decimals and times are text here, so CAST them" } else { "" };
+    Some(format!("`{call}` is not possible{advice}"))
 }
 
 /// Takes ` at Line: 1, Column: 8` off a message.
@@ -254,6 +258,17 @@ mod tests {
         assert_eq!(nearest("productid", &names), Some("productId"));
         assert_eq!(nearest("warehouse", &names), None);
         assert_eq!(distance("kitten", "sitting"), 3);
+    }
+
+    #[test]
+    fn what_the_engine_says_is_put_shorter() {
+        let text = "Additional allocation failed for X with top memory consumers (across reservations) as:\n  the current rows of a.b#7(can spill: false) consumed 9 MB, peak 9 MB.\nError: …";
+        assert_eq!(consumer(text), "`the current rows of a.b`");
+        assert_eq!(consumer(""), "its intermediate results");
+        let text =
+            "… No function matches the given name and argument types 'sum(Utf8View)'. You might …";
+        let said = "`sum(text)` is not possible; decimals and times are text here, so CAST them";
+        assert_eq!(mistyped(text).as_deref(), Some(said));
     }
 
     #[test]

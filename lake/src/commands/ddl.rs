@@ -1,8 +1,10 @@
 //! `tailwater lake ddl`: the same objects for other engines.
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use tailwater_lake::ddl::{self, Engine};
+use tailwater_lake::output;
 
 use super::{AsOf, Context};
 
@@ -28,14 +30,17 @@ pub(crate) async fn run(cx: &Context, args: &Args) -> anyhow::Result<ExitCode> {
     let at = args.at.clone().unwrap_or(place);
     let at = if at.ends_with('/') { at } else { format!("{at}/") };
     let every: Vec<_> = lake.topics().map(|(topic, _)| topic.clone()).collect();
+    let mut out = output::stdout();
     for topic in every {
         let wanted = args.topics.is_empty()
             || args.topics.iter().any(|name| tailwater_lake::records::is_called(&topic, name));
         if wanted {
             let subject = lake.subject(&topic).await?;
-            println!("-- {topic}\n{}", ddl::statements(args.engine, &subject, &at));
+            let statements = ddl::statements(args.engine, &subject, &at);
+            writeln!(out, "-- {topic}\n{statements}")?;
         }
     }
+    out.flush()?;
     for name in &args.topics {
         lake.topic_of(name)?;
     }

@@ -1,9 +1,10 @@
 //! `tailwater lake verify`: proof, or what is wrong.
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use tailwater_lake::output::{bytes, counted};
+use tailwater_lake::output::{self, bytes, counted};
 use tailwater_lake::verify::{self, Scope};
 use tailwater_topics_contract::{Origin, TopicName};
 
@@ -56,13 +57,15 @@ pub(crate) async fn run(cx: &Context, args: &Args) -> anyhow::Result<ExitCode> {
     match args.output {
         Listing::Json => Listing::json(&report)?,
         Listing::Table => {
+            let mut out = output::stdout();
             for finding in &report.findings {
-                println!("L{} {}: {}", finding.level, finding.subject, finding.what);
+                writeln!(out, "L{} {}: {}", finding.level, finding.subject, finding.what)?;
             }
             for note in &report.notes {
-                println!("note: {note}");
+                writeln!(out, "note: {note}")?;
             }
-            println!(
+            writeln!(
+                out,
                 "{}, {}, {}, {}, {}: {}",
                 counted(report.topics, "topic"),
                 counted(report.partitions, "chain"),
@@ -74,7 +77,8 @@ pub(crate) async fn run(cx: &Context, args: &Args) -> anyhow::Result<ExitCode> {
                 } else {
                     counted(report.findings.len() as u64, "finding")
                 }
-            );
+            )?;
+            out.flush()?;
         }
     }
     Ok(if report.findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(4) })

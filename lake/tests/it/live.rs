@@ -380,7 +380,7 @@ async fn what_cannot_be_done_is_said_and_named() {
     let topic: TopicName = "shop.item".parse().expect("a name");
     archived.write(&topic, 0, crate::damage::changes(0, 600), 200, 0).await;
 
-    let cases: [(&[&str], i32, &[&str]); 9] = [
+    let cases: [(&[&str], i32, &[&str]); 10] = [
         (
             &["query", "SELECT * FROM shop_items"],
             2,
@@ -401,6 +401,11 @@ async fn what_cannot_be_done_is_said_and_named() {
             &["query", "SELECT prise FROM shop_item"],
             2,
             &["line 1, column 8", "there is no column `prise`", "did you mean `price`?"],
+        ),
+        (
+            &["query", "SELECT sum(price) FROM shop_item"],
+            2,
+            &["`sum(text)` is not possible", "CAST"],
         ),
         (&["query", "CREATE TABLE x (a int)"], 1, &["only read"]),
         (&["query", "SELECT lsn('zzz') FROM shop_item"], 2, &["`zzz` is not an LSN"]),
