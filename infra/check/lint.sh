@@ -16,7 +16,7 @@ timed() {
 
 scripts() {
     if has shellcheck; then
-        shellcheck -x .ci/run infra/native/*.sh infra/check/*.sh
+        shellcheck -x .ci/run infra/native/*.sh infra/bench-lake/*.sh infra/check/*.sh
     else
         say "  shellcheck is not installed; the scripts were not checked"
     fi

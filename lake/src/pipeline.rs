@@ -42,7 +42,7 @@ pub async fn archive(
     wanted: Option<&SinkName>,
 ) -> Result<ArchiveSpec, Error> {
     let registered = registrations::load(kafka, pipeline).await?;
-    let archives = registered.sinks.values().filter_map(|sink| match &sink.spec.kind {
+    let archives = registered.standing_sinks().filter_map(|sink| match &sink.spec.kind {
         SinkKind::Archive(spec) => Some((&sink.spec.name, spec)),
         SinkKind::Search(_) => None,
     });

@@ -110,6 +110,18 @@ impl Archived {
         }
     }
 
+    /// The program with these arguments, and no word of where the archive is.
+    pub(crate) fn run_unaided(&self, arguments: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_tailwater-lake"))
+            .args(arguments)
+            .current_dir(&self.folder)
+            .env_remove("TAILWATER_ARCHIVE")
+            .env_remove("TAILWATER_CONFIG")
+            .env_remove("TAILWATER_LOG")
+            .output()
+            .expect("the program starts")
+    }
+
     /// The program with these arguments.
     pub(crate) fn run(&self, arguments: &[&str]) -> Output {
         let address = format!("s3://{}/{}", self.archive.store.bucket(), self.archive.prefix);

@@ -506,3 +506,27 @@ async fn what_cannot_match_is_not_fetched() {
         "{tail}"
     );
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_registered_archive_is_found_and_its_beginnings_are_compared() {
+    let name = format!("registered_{}", unique());
+    let archived = Archived::new(&name).await;
+    let topic: TopicName = "shop.item".parse().expect("a name");
+    archived.write(&topic, 0, crate::damage::changes(0, 20), 10, 0).await;
+    let said = |arguments: &[&str]| {
+        let output = archived.run_unaided(arguments);
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8_lossy(&text).into_owned())
+    };
+    world::create_topics(&[(&format!("tailwater.{name}.registrations"), 1)]).await;
+    let (code, text) = said(&["ls"]);
+    assert!(code == Some(1) && text.contains("no archive sink is registered"), "{text}");
+    world::register(&name, &archived.archive, &topic, 0);
+    let (code, text) = said(&["ls"]);
+    assert!(code == Some(0) && text.starts_with("shop.item\t1\t2\t20"), "{text}");
+    assert_eq!(said(&["verify", "--origins"]).0, Some(0));
+    // As if the chain had lost its first objects and all that speaks of them.
+    world::register(&name, &archived.archive, &topic, -10);
+    let (code, text) = said(&["verify", "--origins"]);
+    assert!(code == Some(4) && text.contains("registered to begin at 2026-01-01/-10"), "{text}");
+}

@@ -9,12 +9,15 @@ use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{Headers, Message};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tailwater_cdc::config::{KafkaConfig, Limits, PostgresConfig, SslMode};
+use tailwater_lake::Archive;
 use tailwater_runtime::Health;
 use tailwater_sinks_worker::SourceRecord;
 use tailwater_topics_contract::{
-    From as Source, Registrations, Standing, TopicName, TopicRegistration, TopicSpec,
+    ArchiveSpec, From as Source, Origin, Registration, Registrations, SegmentSpec, SinkKind,
+    SinkRegistration, SinkSpec, Standing, TopicName, TopicRegistration, TopicSpec,
 };
 use tokio::sync::watch;
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
@@ -290,4 +293,27 @@ pub(crate) fn read(topics: &BTreeMap<TopicName, i32>) -> Vec<(TopicName, i32, So
         }
     }
     records
+}
+
+/// Registers an archive sink of one topic, as `apply` does.
+pub(crate) fn register(pipeline: &str, archive: &Archive, topic: &TopicName, origin: i64) {
+    let spec = SinkSpec {
+        name: "lake".parse().expect("a name"),
+        topics: vec![topic.clone()],
+        kind: SinkKind::Archive(ArchiveSpec {
+            bucket: archive.store.bucket().to_owned(),
+            prefix: archive.prefix.clone(),
+            segment: SegmentSpec { bytes: 64 << 20, records: 500_000, age_ms: 60_000 },
+        }),
+        declared_at: None,
+    };
+    let dt = "2026-01-01".to_owned();
+    let origins = vec![Origin { topic: topic.clone(), partition: 0, offset: origin, dt }];
+    let registration =
+        Registration::Sink(SinkRegistration { spec, origins, standing: Standing::Active });
+    let producer: BaseProducer = kafka().create().expect("a client");
+    let (to, key) = (format!("tailwater.{pipeline}.registrations"), registration.key());
+    let value = serde_json::to_vec(&registration).expect("JSON");
+    producer.send(BaseRecord::to(&to).key(&key).payload(&value)).expect("taken");
+    producer.flush(PATIENCE).expect("stored");
 }
