@@ -322,6 +322,41 @@ async fn dead_letters_are_read_and_given_again_only_while_they_are_the_newest_of
     assert_eq!(log.letters(class).len(), 4);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn how_far_a_partition_is_behind_is_measured_also_when_it_has_stopped() {
+    let metrics = tailwater_runtime::install_metrics().expect("nobody else has");
+    let value = |name: &str, partition: i32| {
+        let text = metrics.render();
+        let label = format!("partition=\"{partition}\"");
+        let mut lines = text.lines().filter(|line| line.starts_with(name) && line.contains(&label));
+        lines.next().and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+    };
+    let (lag, age) = ("tailwater_sink_lag_records", "tailwater_sink_oldest_unfinished_seconds");
+    let log = Log::create().await;
+    let sink = MemorySink::new(1);
+    let hold = sink.hold();
+    let worker = Worker::start(log.config(), &sink);
+    log.transaction(0, 0..5, true);
+    until("five records and a marker", || value(lag, 0) == Some(6.0)).await;
+    until("an age", || value(age, 0) > Some(1.0)).await;
+    drop(hold);
+    until("no lag", || value(lag, 0) == Some(0.0) && value(age, 0) == Some(0.0)).await;
+    sink.fail_next(Fault::Definite, 1);
+    log.transaction(1, 0..1, true);
+    let name = partition(&log, 1).to_string();
+    until("stopped", || says(&worker.health, &name, "refused")).await;
+    log.transaction(1, 1..4, true);
+    until("all of it", || value(lag, 1) == Some(6.0)).await;
+    worker.drain().await.expect("drains");
+    assert_eq!(value(lag, 1), Some(0.0), "whoever owns it next says more");
+    let text = metrics.render();
+    for metric in tailwater_sinks_worker::metrics::ALL {
+        let help = format!("# HELP {} {}", metric.name, metric.help);
+        let is_shown = text.contains(metric.name);
+        assert!(!is_shown || text.contains(&help), "{} is not described", metric.name);
+    }
+}
+
 /// How many threads of this process have such a name.
 fn threads(name: &str) -> usize {
     let tasks = std::fs::read_dir("/proc/self/task").expect("Linux");
