@@ -74,6 +74,18 @@ where
     F: FnMut() -> Fut,
     Fut: Future<Output = S>,
 {
+    Box::pin(check_whole(&mut fresh)).await;
+    Box::pin(check_sparse(&mut fresh)).await;
+    Box::pin(check_poison(&mut fresh)).await;
+}
+
+/// A record at every offset.
+async fn check_whole<S, F, Fut>(fresh: &mut F)
+where
+    S: Subject,
+    F: FnMut() -> Fut,
+    Fut: Future<Output = S>,
+{
     let undisturbed = fresh().await;
     Process::open(&undisturbed, WHOLE, None).await.deliver(LOG, 10).await;
     let expected = undisturbed.held().await;
@@ -133,9 +145,6 @@ where
         assert_eq!(successor.next, stop, "a drained sink goes on exactly there");
     }
     assert_eq!(subject.held().await, expected, "drained and started again");
-
-    Box::pin(check_sparse(&mut fresh)).await;
-    Box::pin(check_poison(&mut fresh)).await;
 }
 
 /// Markers, aborted records and compaction leave offsets without a record.
