@@ -6,6 +6,7 @@
 //!
 //! What could not be captured as it is stands in the catalog too, as a comment with what would mend it.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::Write as _;
@@ -234,7 +235,7 @@ impl Topics {
         );
     }
 
-    fn outbox(&mut self, name: &TableName, aggregates: &[String]) {
+    fn outbox(&mut self, name: &TableName, aggregates: &BTreeSet<String>) {
         if aggregates.is_empty() {
             self.left_out += 1;
             let _ = writeln!(

@@ -3,13 +3,13 @@
 //! A repeated apply plans anew from what it finds, so it does not matter between which two changes the last one
 //! was killed. One apply at a time: a lock in Postgres, held for the life of the connection, makes a second wait.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rdkafka::ClientConfig;
 use tailwater_runtime::clock;
 use tailwater_topics_contract::{
-    Catalog, Origin, PipelineName, Registration, Registrations, SearchSpec, SinkKind,
-    SinkRegistration, SinkSpec, TopicName, TopicSpec,
+    Catalog, From, Origin, PipelineName, Registration, Registrations, SearchSpec, SinkKind,
+    SinkRegistration, SinkSpec, TableName, TopicName, TopicSpec,
 };
 
 use crate::broker::Broker;
@@ -97,10 +97,19 @@ impl Registry {
         let publications =
             [self.pipeline.changes_publication(), self.pipeline.outbox_publication()];
         let tables = catalog.topics.iter().map(TopicSpec::table).cloned().collect();
+        let tables = self.database.tables(&tables).await?;
+        let mut aggregates = BTreeMap::new();
+        for outbox in outboxes(catalog).into_iter().filter(|name| {
+            tables.get(name).is_some_and(|table| table.outbox_obstacles(name).is_empty())
+        }) {
+            let found = self.database.aggregates(&outbox).await?;
+            aggregates.insert(outbox, found);
+        }
         Ok(World {
             uncreatable: self.broker.uncreatable(&missing).await?,
             topics,
-            tables: self.database.tables(&tables).await?,
+            tables,
+            aggregates,
             publications: self.database.publications(&publications).await?,
             registrations,
             buckets: self.destinations.buckets(&archives(catalog)).await?,
@@ -165,6 +174,14 @@ impl Registry {
 fn today() -> String {
     let now = jiff::Timestamp::from_millisecond(clock::now_ms()).unwrap_or_default();
     now.strftime("%Y-%m-%d").to_string()
+}
+
+fn outboxes(catalog: &Catalog) -> BTreeSet<TableName> {
+    let outbox = |spec: &TopicSpec| match &spec.from {
+        From::Outbox { table, .. } => Some(table.clone()),
+        From::Table(_) => None,
+    };
+    catalog.topics.iter().filter_map(outbox).collect()
 }
 
 fn archives(catalog: &Catalog) -> BTreeSet<String> {

@@ -8,7 +8,7 @@ use tailwater_runtime::Backoff;
 use tailwater_topics_contract::{PipelineName, TableName};
 use tokio_postgres::config::Host;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
 use crate::table::{Column, Identity, Leaf, TableKind, TableState};
 use crate::world::PublicationState;
@@ -22,7 +22,7 @@ pub struct Discovered {
     /// Every table that is no partition of another.
     pub tables: BTreeMap<TableName, TableState>,
     /// Aggregate types found in tables that are outboxes.
-    pub aggregates: BTreeMap<TableName, Vec<String>>,
+    pub aggregates: BTreeMap<TableName, BTreeSet<String>>,
     /// `wal_level` of the server; capturing needs `logical`.
     pub wal_level: String,
 }
@@ -37,12 +37,7 @@ pub async fn discover(config: &tokio_postgres::Config) -> Result<Discovered, Err
     let mut aggregates = BTreeMap::new();
     for (name, table) in &tables {
         if table.outbox_obstacles(name).is_empty() {
-            let sql = format!(
-                "SELECT DISTINCT aggregate_type FROM {} ORDER BY 1 LIMIT 100",
-                name.quoted()
-            );
-            let rows = database.client.query(&sql, &[]).await.map_err(query("aggregate types"))?;
-            aggregates.insert(name.clone(), rows.iter().map(|row| row.get(0)).collect());
+            aggregates.insert(name.clone(), database.aggregates(name).await?);
         }
     }
     let row = database.client.query_one("SHOW wal_level", &[]).await;
@@ -220,6 +215,28 @@ impl Database {
             (leaf, row.get("has_toast"))
         };
         Ok(rows.iter().map(leaf).collect())
+    }
+
+    /// Aggregate types of the events in an outbox. A table too large to be looked through in some seconds has none:
+    /// that is less than could be known, and nothing wrong.
+    pub(crate) async fn aggregates(&self, outbox: &TableName) -> Result<BTreeSet<String>, Error> {
+        let sql = format!(
+            "SET statement_timeout = '5s'; SELECT DISTINCT aggregate_type FROM {} LIMIT 100; RESET statement_timeout",
+            outbox.quoted()
+        );
+        let answer = self.client.simple_query(&sql).await;
+        if let Err(error) = &answer
+            && error.code() == Some(&SqlState::QUERY_CANCELED)
+        {
+            self.run("RESET statement_timeout".to_owned()).await?;
+            return Ok(BTreeSet::new());
+        }
+        let rows = answer.map_err(query("aggregate types"))?;
+        let aggregate = |message: &SimpleQueryMessage| match message {
+            SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+            _ => None,
+        };
+        Ok(rows.iter().filter_map(aggregate).collect())
     }
 
     /// Those of the publications that exist.

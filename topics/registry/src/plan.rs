@@ -174,6 +174,7 @@ impl Planner<'_> {
             Some(found) => self.existing_topic(spec, found, stored.is_some()),
         }
         self.same_rows(spec);
+        self.unrouted(spec);
         let Some(key_columns) = self.key_columns(spec) else { return };
         let standing = stored.map(|stored| stored.standing).unwrap_or_default();
         let spec_stored = undeclared(spec.clone());
@@ -196,6 +197,35 @@ impl Planner<'_> {
                 self.refuse_topic(spec, problem);
             }
             _ => self.registered_topics.push(Change::RegisterTopic(registration)),
+        }
+    }
+
+    /// The reader stops at an event whose aggregate type no topic takes, so one that is there already is a warning.
+    fn unrouted(&mut self, spec: &TopicSpec) {
+        let From::Outbox { table, .. } = &spec.from else { return };
+        let declared = self.catalog.topics.iter();
+        let registered = self.world.registrations.topics.values().map(|topic| &topic.spec);
+        let routed: BTreeSet<&str> = declared
+            .chain(registered)
+            .filter_map(|topic| match &topic.from {
+                From::Outbox { aggregate, table: other } if other == table => {
+                    Some(aggregate.as_str())
+                }
+                _ => None,
+            })
+            .collect();
+        let found = self.world.aggregates.get(table).into_iter().flatten();
+        let unrouted: Vec<String> = found
+            .filter(|aggregate| !routed.contains(aggregate.as_str()))
+            .map(|aggregate| format!("`{aggregate}`"))
+            .collect();
+        if let Some(first) = unrouted.first() {
+            let problem = format!(
+                "outbox `{table}` holds events of aggregate type {}, which no topic takes: the reader would stop at the next one; declare a topic `from: {{ outbox: {}, table: {table} }}`, and remove it again after the apply if they are not wanted",
+                unrouted.join(", "),
+                first.trim_matches('`')
+            );
+            self.refuse_topic(spec, problem);
         }
     }
 
@@ -910,6 +940,36 @@ search: { alias: stock, mapping: m.json }
         let text = CATALOG.split("---").next().expect("the first topic");
         let text = text.replace("name: stock.cdc", "name: stock.again");
         assert!(refused(&text, &world)[0].contains("`stock.cdc` is registered for the same rows"));
+    }
+
+    #[test]
+    fn events_without_a_route_are_refused_unless_their_topic_was_removed() {
+        let table: TableName = "orders.outbox".parse().expect("valid");
+        let found = |world: &mut World, aggregates: &[&str]| {
+            let aggregates = aggregates.iter().map(ToString::to_string).collect();
+            world.aggregates.insert(table.clone(), aggregates);
+        };
+        let text = CATALOG.split("---").nth(1).expect("the outbox topic");
+        let mut world = empty_world();
+        found(&mut world, &["orders", "refunds"]);
+        let refusals = refused(text, &world);
+        assert!(
+            refusals[0].contains("aggregate type `refunds`, which no topic takes"),
+            "{refusals:?}"
+        );
+        let both = format!("{text}---{}", text.replace("orders.events", "refunds.events"))
+            .replacen(
+                "refunds.events\nfrom: { outbox: orders }",
+                "refunds.events\nfrom: { outbox: refunds, table: orders.outbox }",
+                1,
+            );
+        for change in planned(&both, &world).changes {
+            carry_out(&mut world, &change);
+        }
+        let name = topic("refunds.events");
+        let changes = removal::topic(&pipeline(), &name, &world).expect("no sink takes it");
+        registered(&mut world, changes);
+        assert!(planned(text, &world).is_empty());
     }
 
     #[test]

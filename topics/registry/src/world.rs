@@ -15,6 +15,8 @@ pub struct World {
     pub uncreatable: BTreeMap<TopicName, String>,
     /// Tables that exist, of those the catalog names.
     pub tables: BTreeMap<TableName, TableState>,
+    /// Aggregate types of events found in the outbox tables the catalog names.
+    pub aggregates: BTreeMap<TableName, BTreeSet<String>>,
     /// The pipeline's publications that exist.
     pub publications: BTreeMap<String, PublicationState>,
     /// What was registered before.
