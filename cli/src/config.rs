@@ -55,7 +55,7 @@ pub(crate) struct Reader {
 pub(crate) struct Sinks {
     /// `admin` (127.0.0.1:18091): address of `/live`, `/ready` and `/metrics`; `--admin` goes before it.
     pub(crate) admin: SocketAddr,
-    /// `memory` (256MiB): most that all open batches of one worker hold together, in bytes.
+    /// `memory` (64MiB): most that all open batches of one worker hold together, in bytes.
     pub(crate) memory: u64,
 }
 
@@ -266,7 +266,7 @@ fn reader(mut section: Section<'_>, mistakes: &mut Mistakes) -> Reader {
 
 fn sinks(mut section: Section<'_>, mistakes: &mut Mistakes) -> Sinks {
     let admin = section.or("admin", Listen(([127, 0, 0, 1], 18091).into()), mistakes).0;
-    let memory = section.or("memory", ByteSize(256 << 20), mistakes).0;
+    let memory = section.or("memory", ByteSize(64 << 20), mistakes).0;
     if memory < 1 << 20 {
         section.refuse("memory", "expected at least 1MiB", mistakes);
     }

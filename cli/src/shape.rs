@@ -144,7 +144,7 @@ pub(crate) static SINKS: Shape = Shape {
         Field::or(
             "memory",
             Form::Bytes,
-            "256MiB",
+            "64MiB",
             "most that all open batches of one sink hold together, from 1MiB",
         ),
     ],
