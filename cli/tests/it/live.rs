@@ -482,6 +482,44 @@ async fn the_tutorial_runs_as_written() -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn wrong_credentials_and_servers_that_are_away_are_named_and_nothing_is_made()
+-> anyhow::Result<()> {
+    let place = Place::new().await?;
+    let good = std::fs::read_to_string(place.folder.join("tailwater.yaml"))?;
+    let canary = "hunter2-canary";
+    let endpoint = place.value(&good, "endpoint");
+    for (from, to, expected) in [
+        (
+            "${S3_KEY:-tailwater-secret}",
+            canary.to_owned(),
+            format!("the S3 store at {endpoint} refused looking for the bucket: status 403"),
+        ),
+        ("user: postgres", "user: nobody_here".to_owned(), "refused user `nobody_here`".to_owned()),
+        (
+            &place.value(&good, "brokers"),
+            "127.0.0.1:1".to_owned(),
+            "Kafka at 127.0.0.1:1 did not".to_owned(),
+        ),
+        (
+            &place.value(&good, "url"),
+            "http://127.0.0.1:1".to_owned(),
+            "OpenSearch at http://127.0.0.1:1 did not answer".to_owned(),
+        ),
+    ] {
+        assert!(good.contains(from), "{from}");
+        std::fs::write(place.folder.join("tailwater.yaml"), good.replace(from, &to))?;
+        let ran = run(&place.folder, &["apply", "-f", "catalog"]);
+        assert_eq!((ran.code, ran.stdout.as_str()), (Some(1), ""), "{ran:#?}");
+        assert!(ran.stderr.contains(&expected), "{expected}\nis not in\n{}", ran.stderr);
+        assert!(!ran.stderr.contains(canary) && ran.stderr.len() < 2000, "{}", ran.stderr);
+    }
+    std::fs::write(place.folder.join("tailwater.yaml"), &good)?;
+    let none = run(&place.folder, &["topics", "list"]);
+    assert!(none.stderr.contains("nothing is registered"), "{none:#?}");
+    place.leave().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_busy_admin_port_is_named_with_its_address() -> anyhow::Result<()> {
     let place = Place::new().await?;
     run(&place.folder, &["apply", "-f", "catalog"]).done();

@@ -314,7 +314,14 @@ impl Store {
         let said = match (error.code(), error.message()) {
             (Some(code), Some(message)) => format!("{code}, {message}"),
             (Some(code), None) => code.to_owned(),
-            _ => DisplayErrorContext(error).to_string(),
+            // The answer to a HEAD has no body, and so no code.
+            _ => match status(error) {
+                Some(status @ (401 | 403)) => format!(
+                    "status {status}: the access key or its secret is wrong, or may not do this"
+                ),
+                Some(status) => format!("status {status}"),
+                None => DisplayErrorContext(error).to_string(),
+            },
         };
         let is_garbled = error.code().is_some_and(|code| GARBLED.contains(&code));
         match status(error) {
