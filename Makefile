@@ -1,6 +1,6 @@
 # Every command a developer or a user needs; the work is done by infra/native and infra/check.
 .DEFAULT_GOAL := help
-.PHONY: help build demo demo-pgbench up down clean servers test test-servers test-down bench bench-lake lint fmt reference \
+.PHONY: help build demo demo-pgbench up down clean servers test test-lake test-servers test-down bench bench-lake lint fmt reference \
 	check-platform check-platform-quick
 
 help: ## show this list
@@ -31,6 +31,9 @@ build: ## the binaries, with the profile of demo and tests
 
 test: ## all tests, against servers of their own
 	@infra/native/test.sh run
+
+test-lake: ## the tests of the lake, which compile a query engine first
+	@infra/native/test.sh lake
 
 test-servers: ## only the tests' servers, to run single tests by hand
 	@infra/native/test.sh servers
