@@ -4,6 +4,8 @@
 # rings NEXTEST_LOG DOC_LOG: a table, and last a line with the totals.
 rings() {
     awk '
+        # A test that failed and left a process behind is a failure like others.
+        FNR == NR { sub(/FAIL \+ LEAK/, "FAIL") }
         # A finished test: "PASS [ 0.012s] (1/9) crate::binary module::name"; failures are repeated at the end.
         FNR == NR && ($2 == "[" || $2 ~ /^\[[0-9]/) {
             if ($1 !~ /^(PASS|LEAK|FLAKY|FAIL|TIMEOUT|ABORT|SIG[A-Z]+)$/) next
