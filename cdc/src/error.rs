@@ -3,7 +3,7 @@
 use tailwater_runtime::{Classify, ErrorClass};
 
 use crate::preflight::Finding;
-use crate::{capture, config, progress, publish, start, stream};
+use crate::{capture, progress, publish, start, stream};
 
 /// A code with its page under `tailwater explain`, and the exit code of the process: the same number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -28,8 +28,6 @@ pub mod code {
     }
 
     codes! {
-        /// A setting the reader cannot work with.
-        CONFIG "TW010" 10
         /// A slot without progress.
         PROGRESS_LOST "TW011" 11
         /// Progress without a slot.
@@ -94,9 +92,6 @@ pub mod code {
 /// Why the reader ended.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A setting.
-    #[error("the reader cannot start with this configuration")]
-    Config(#[from] config::Error),
     /// The source's history and ours disagree.
     #[error("the reader must not go on")]
     Start(#[from] start::Stop),
@@ -137,7 +132,6 @@ impl Error {
 
     fn number(&self) -> Code {
         match self {
-            Self::Config(_) => code::CONFIG,
             Self::Start(stop) => stop.code(),
             Self::Preflight(_) => code::PREFLIGHT,
             Self::Progress(_) => code::PROGRESS_FOREIGN,
@@ -157,8 +151,7 @@ impl Classify for Error {
         match self {
             Self::Stream(error) => error.class(),
             Self::Publish(error) => error.class(),
-            Self::Config(_)
-            | Self::Start(_)
+            Self::Start(_)
             | Self::Preflight(_)
             | Self::Progress(_)
             | Self::Capture(_)

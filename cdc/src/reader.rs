@@ -83,7 +83,6 @@ pub async fn run(
     shutdown: CancellationToken,
     health: Health,
 ) -> Result<(), Error> {
-    config.check()?;
     tailwater_runtime::describe(names::ALL);
     tokio::select! {
         ended = sessions(&config, &mut registrations, &shutdown, &health) => ended,

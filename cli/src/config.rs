@@ -3,19 +3,18 @@
 //! Every mistake is reported at once with file, line and key. The text of a secret appears in none of them.
 
 use std::fmt;
-use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rdkafka::ClientConfig;
-use tailwater_cdc::config::{self as reader, KafkaConfig, Limits, PostgresConfig, SslMode};
-use tailwater_document::{
-    ByteSize, FromScalar, Mistake, Mistakes, Place, Scalar, Section, Span, parse_expanding,
+use tailwater_cdc::config::{self as reader, Limits};
+use tailwater_config::{
+    Environment, KafkaConfig, Load, PostgresConfig, S3Config, SearchConfig, kafka, opensearch,
+    postgres, s3,
 };
-use tailwater_runtime::Secret;
+use tailwater_document::{ByteSize, FromScalar, Mistake, Mistakes, Scalar, Section, Span};
 use tailwater_topics_contract::PipelineName;
 use tailwater_topics_registry::Servers;
-use tailwater_topics_registry::destinations::{S3Config, SearchConfig};
 
 use crate::declared::Sources;
 use crate::output::counted;
@@ -31,7 +30,6 @@ pub(crate) struct Config {
     /// `kafka`: `brokers` as `host:port,…`, and `properties` for the client, verbatim.
     pub(crate) kafka: KafkaConfig,
     /// `s3`: `endpoint`, `region` (us-east-1), `access_key`, `secret_key` or `secret_key_file`, `path_style` (true).
-    /// The bucket is each sink's own and empty here.
     pub(crate) s3: Option<S3Config>,
     /// `opensearch`: `url`, `user`, `password` or `password_file`.
     pub(crate) opensearch: Option<SearchConfig>,
@@ -59,28 +57,19 @@ pub(crate) struct Sinks {
     pub(crate) memory: u64,
 }
 
-/// The configuration cannot be used.
+/// The configuration or the catalog cannot be used.
 #[derive(Debug)]
 pub(crate) enum Error {
-    /// The file cannot be read.
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// Everything wrong in it, or in the catalog, with the texts that may be shown.
+    /// The configuration cannot be read.
+    Unreadable(tailwater_config::Error),
+    /// Everything wrong, with the texts that may be shown.
     Mistakes(Vec<Mistake>, Sources),
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unreadable { path, .. } => write!(
-                f,
-                "cannot read the configuration `{}`; name it with --config or TAILWATER_CONFIG",
-                path.display()
-            ),
+            Self::Unreadable(error) => error.fmt(f),
             Self::Mistakes(mistakes, sources) => {
                 write!(f, "{}:", counted(mistakes.len(), "mistake"))?;
                 mistakes.iter().try_for_each(|mistake| {
@@ -94,152 +83,50 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Unreadable { source, .. } => Some(source),
+            Self::Unreadable(error) => error.source(),
             Self::Mistakes(..) => None,
         }
     }
 }
 
-/// Answers what an environment variable holds.
-pub(crate) type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
-
-/// Reads a file whole, by its path.
-type Load<'a> = &'a dyn Fn(&Path) -> io::Result<String>;
+impl From<tailwater_config::Error> for Error {
+    fn from(error: tailwater_config::Error) -> Self {
+        match error {
+            // Its lines are not shown with its mistakes: they may hold secrets.
+            tailwater_config::Error::Mistakes(mistakes) => {
+                Self::Mistakes(mistakes, Sources::default())
+            }
+            unreadable @ tailwater_config::Error::Unreadable { .. } => Self::Unreadable(unreadable),
+        }
+    }
+}
 
 /// Reads and checks a configuration file.
 pub(crate) fn load(path: &Path, environment: Environment<'_>) -> Result<Config, Error> {
-    let read = |path: &Path| std::fs::read_to_string(path);
-    let text = read(path).map_err(|source| Error::Unreadable { path: path.to_owned(), source })?;
-    let folder = path.parent().unwrap_or(Path::new(""));
-    let beside = |file: &Path| read(&folder.join(file));
-    // Its lines are not shown with its mistakes: they may hold secrets.
-    let withheld = |mistakes| Error::Mistakes(mistakes, Sources::default());
-    parse(&path.display().to_string(), &text, environment, &beside).map_err(withheld)
-}
-
-fn parse(
-    file: &str,
-    text: &str,
-    environment: Environment<'_>,
-    load: Load<'_>,
-) -> Result<Config, Vec<Mistake>> {
-    let mut mistakes = Mistakes::default();
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let documents = parse_expanding(file, text, environment).map_err(|mistake| vec![mistake])?;
-    let top = match documents.as_slice() {
-        [document] => document.section("", &mut mistakes),
-        [] => {
-            mistakes.add(
-                Place::file(file),
-                "",
-                "it is empty; it needs `pipeline`, `postgres` and `kafka`",
-            );
-            return mistakes.finish(None);
-        }
-        [_, second, ..] => {
-            let problem =
-                "a configuration is one document; remove everything from the second `---` on";
-            mistakes.add(second.place().clone(), "", problem);
-            return mistakes.finish(None);
-        }
-    };
-    let config = whole(top, load, &mut mistakes);
-    mistakes.finish(config)
+    Ok(tailwater_config::load(path, environment, whole)?)
 }
 
 fn whole(mut top: Section<'_>, load: Load<'_>, mistakes: &mut Mistakes) -> Option<Config> {
     let pipeline = top.required("pipeline", mistakes);
-    let postgres = postgres(top.section("postgres", mistakes), load, mistakes);
-    let kafka = kafka(top.section("kafka", mistakes), mistakes);
-    let s3 = top.optional_section("s3", mistakes).map(|section| s3(section, load, mistakes));
+    let postgres = postgres::read(top.section("postgres", mistakes), load, mistakes);
+    let kafka = kafka::read(top.section("kafka", mistakes), mistakes);
+    let s3 = top.optional_section("s3", mistakes).map(|section| s3::read(section, load, mistakes));
     let opensearch = top
         .optional_section("opensearch", mistakes)
-        .map(|section| opensearch(section, load, mistakes));
+        .map(|section| opensearch::read(section, load, mistakes));
     let reader = reader(top.section("reader", mistakes), mistakes);
     let sinks = sinks(top.section("sinks", mistakes), mistakes);
-    let config = (|| {
-        Some(Config {
-            pipeline: pipeline?,
-            postgres: postgres?,
-            kafka: kafka?,
-            // An absent section is fine, one with mistakes is not.
-            s3: s3.map_or(Some(None), |section| section.map(Some))?,
-            opensearch: opensearch.map_or(Some(None), |section| section.map(Some))?,
-            reader,
-            sinks,
-        })
-    })();
-    if let Some(Err(problem)) = config.as_ref().map(|config| config.reader(false).check()) {
-        let key = match problem {
-            reader::Error::Unencrypted { .. } | reader::Error::SslMode { .. } => "postgres",
-            reader::Error::Property { .. } => "kafka",
-            reader::Error::Limit { .. } => "reader",
-        };
-        top.refuse(key, problem.to_string(), mistakes);
-    }
     top.finish_as(&shape::CONFIG, mistakes);
-    config
-}
-
-fn postgres(
-    mut section: Section<'_>,
-    load: Load<'_>,
-    mistakes: &mut Mistakes,
-) -> Option<PostgresConfig> {
-    let host = section.required("host", mistakes);
-    let port = section.or("port", 5432, mistakes);
-    if port == 0 {
-        section.refuse("port", "expected a port from 1 to 65535", mistakes);
-    }
-    let user = section.required("user", mistakes);
-    let password = secret(&mut section, "password", "password_file", load, mistakes);
-    let database = section.required("database", mistakes);
-    let sslmode = section.optional::<Encryption>("sslmode", mistakes).map(|mode| mode.0);
-    section.finish_as(&shape::POSTGRES, mistakes);
-    let (host, user, database) = (host?, user?, database?);
-    Some(PostgresConfig { host, port, user, password, database, sslmode })
-}
-
-fn kafka(mut section: Section<'_>, mistakes: &mut Mistakes) -> Option<KafkaConfig> {
-    let brokers = section.required("brokers", mistakes);
-    let properties = section.texts("properties", mistakes);
-    section.finish_as(&shape::KAFKA, mistakes);
-    Some(KafkaConfig { brokers: brokers?, properties })
-}
-
-fn s3(mut section: Section<'_>, load: Load<'_>, mistakes: &mut Mistakes) -> Option<S3Config> {
-    let endpoint = address(&mut section, "endpoint", mistakes);
-    let region = section.optional("region", mistakes).unwrap_or_else(|| "us-east-1".to_owned());
-    let access_key = section.required("access_key", mistakes);
-    let secret_key = secret(&mut section, "secret_key", "secret_key_file", load, mistakes);
-    if secret_key.is_none() && section.node("secret_key_file").is_none() {
-        section.refuse("secret_key", "missing; or name a file with `secret_key_file`", mistakes);
-    }
-    let path_style = section.or("path_style", true, mistakes);
-    section.finish_as(&shape::S3, mistakes);
-    Some(S3Config {
-        endpoint: endpoint?,
-        region,
-        bucket: String::new(),
-        access_key: access_key?,
-        secret: secret_key?,
-        path_style,
+    Some(Config {
+        pipeline: pipeline?,
+        postgres: postgres?,
+        kafka: kafka?,
+        // An absent section is fine, one with mistakes is not.
+        s3: s3.map_or(Some(None), |section| section.map(Some))?,
+        opensearch: opensearch.map_or(Some(None), |section| section.map(Some))?,
+        reader,
+        sinks,
     })
-}
-
-fn opensearch(
-    mut section: Section<'_>,
-    load: Load<'_>,
-    mistakes: &mut Mistakes,
-) -> Option<SearchConfig> {
-    let url = address(&mut section, "url", mistakes);
-    let user: Option<String> = section.optional("user", mistakes);
-    let password = secret(&mut section, "password", "password_file", load, mistakes);
-    if password.is_some() && user.is_none() {
-        section.refuse("password", "there is a password and no `user`", mistakes);
-    }
-    section.finish_as(&shape::OPENSEARCH, mistakes);
-    Some(SearchConfig { url: url?, user, password })
 }
 
 fn reader(mut section: Section<'_>, mistakes: &mut Mistakes) -> Reader {
@@ -260,6 +147,14 @@ fn reader(mut section: Section<'_>, mistakes: &mut Mistakes) -> Reader {
         slot_wait_ms: section.or("slot_wait", millis(default.slot_wait_ms), mistakes).0.as_millis()
             as u64,
     };
+    let nothing = [
+        ("transaction_bytes", limits.transaction_bytes as u64),
+        ("transaction_rows", limits.transaction_rows),
+        ("queue_bytes", limits.queue_bytes as u64),
+    ];
+    for (key, _) in nothing.iter().filter(|(_, limit)| *limit == 0) {
+        section.refuse(key, "expected more than 0", mistakes);
+    }
     section.finish_as(&shape::READER, mistakes);
     Reader { admin, limits }
 }
@@ -274,45 +169,6 @@ fn sinks(mut section: Section<'_>, mistakes: &mut Mistakes) -> Sinks {
     Sinks { admin, memory }
 }
 
-/// A secret given in place or as the name of a file that holds it.
-fn secret(
-    section: &mut Section<'_>,
-    key: &'static str,
-    file_key: &'static str,
-    load: Load<'_>,
-    mistakes: &mut Mistakes,
-) -> Option<Secret> {
-    let given: Option<Secret> = section.optional(key, mistakes);
-    let file: Option<String> = section.optional(file_key, mistakes);
-    match (given, file) {
-        (Some(_), Some(_)) => {
-            section.refuse(file_key, format!("`{key}` is given too; keep one of them"), mistakes);
-            None
-        }
-        (given, None) => given,
-        (None, Some(file)) => match load(Path::new(&file)) {
-            Ok(text) => Some(Secret::new(text.trim_end_matches(['\r', '\n']))),
-            Err(error) => {
-                section.refuse(file_key, format!("the file cannot be read: {error}"), mistakes);
-                None
-            }
-        },
-    }
-}
-
-/// `disable`.
-struct Encryption(SslMode);
-
-impl FromScalar for Encryption {
-    fn from_scalar(scalar: Scalar<'_>) -> Result<Self, String> {
-        scalar
-            .text
-            .parse()
-            .map(Self)
-            .map_err(|_| "expected `disable`, the only mode of this version, or nothing".to_owned())
-    }
-}
-
 /// An address to listen on.
 struct Listen(SocketAddr);
 
@@ -322,23 +178,6 @@ impl FromScalar for Listen {
         address
             .map_err(|_| "expected an address with its port, such as `127.0.0.1:18090`".to_owned())
     }
-}
-
-/// An `http://` or `https://` address. One with user and password in it is refused, and not repeated.
-fn address(
-    section: &mut Section<'_>,
-    key: &'static str,
-    mistakes: &mut Mistakes,
-) -> Option<String> {
-    let text: String = section.required(key, mistakes)?;
-    let rest = ["http://", "https://"].iter().find_map(|scheme| text.strip_prefix(scheme));
-    let problem = match rest {
-        None | Some("") => "expected `http://host:port` or `https://host:port`",
-        Some(rest) if rest.contains('@') => "user and password have keys of their own here",
-        Some(_) => return Some(text),
-    };
-    section.refuse(key, problem, mistakes);
-    None
 }
 
 impl Config {
@@ -355,12 +194,8 @@ impl Config {
 
     /// How every Kafka client of ours begins.
     pub(crate) fn kafka_client(&self) -> ClientConfig {
-        let mut client = ClientConfig::new();
+        let mut client = self.kafka.client();
         client.set("client.id", format!("tailwater.{}", self.pipeline));
-        for (property, value) in &self.kafka.properties {
-            client.set(property, value);
-        }
-        client.set("bootstrap.servers", &self.kafka.brokers);
         client
     }
 
@@ -393,6 +228,10 @@ impl Config {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
+    use tailwater_runtime::Secret;
+
     use super::*;
 
     const CANARY: &str = "hunter2-canary";
@@ -419,7 +258,7 @@ sinks: { memory: 64MiB }
     }
 
     fn read(text: &str) -> Result<Config, Vec<String>> {
-        parse("tailwater.yaml", text, &environment, &load)
+        tailwater_config::parse("tailwater.yaml", text, &environment, &load, whole)
             .map_err(|mistakes| mistakes.iter().map(ToString::to_string).collect())
     }
 
@@ -479,6 +318,7 @@ sink: { memory: 1 }
             "tailwater.yaml:4:9: `postgres.port`: expected a whole number",
             "tailwater.yaml:6:3: `postgres.password_file`: `password` is given too",
             "tailwater.yaml:7:1: `kafka.brokers`: missing",
+            "tailwater.yaml:7:10: `kafka.properties`: `acks` is set by Tailwater itself",
             "tailwater.yaml:8:7: `s3.endpoint`: user and password have keys of their own",
             "tailwater.yaml:8:68: `s3.secret_key_file`: the file cannot be read",
             "tailwater.yaml:9:18: `reader.admin`: expected an address with its port",

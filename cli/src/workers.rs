@@ -17,7 +17,6 @@ use tailwater_sinks_archive::{ArchiveSink, Store, StoreError};
 use tailwater_sinks_search::{Client, SearchSink};
 use tailwater_sinks_worker::{self as worker, WorkerConfig};
 use tailwater_topics_contract::{Registrations, SinkKind, SinkName, SinkRegistration};
-use tailwater_topics_registry::destinations::S3Config;
 use tokio::sync::watch;
 use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -227,5 +226,5 @@ async fn work(
 /// The store of a bucket.
 pub(crate) fn store(config: &Config, bucket: &str) -> anyhow::Result<Store> {
     let s3 = config.s3.clone().context("there is no `s3` section in the configuration")?;
-    Ok(Store::connect(S3Config { bucket: bucket.to_owned(), ..s3 }))
+    Ok(Store::connect(s3, bucket))
 }

@@ -7,8 +7,9 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use tailwater_config::S3Config;
 use tailwater_runtime::Secret;
-use tailwater_sinks_archive::{ArchiveSink, Objects as _, S3Config, Store};
+use tailwater_sinks_archive::{ArchiveSink, Objects as _, Store};
 use tailwater_sinks_worker::{Sink, SourceRecord, TopicPartition, Writer};
 use tailwater_topics_contract::{ArchiveSpec, Origin, SegmentSpec, TopicName};
 
@@ -28,14 +29,14 @@ async fn main() -> Result<()> {
         anyhow::bail!("usage: make-archive ENDPOINT BUCKET FOLDER MEGABYTES");
     };
     let goal = megabytes.parse::<u64>().context("megabytes")? << 20;
-    let store = Store::connect(S3Config {
+    let config = S3Config {
         endpoint: endpoint.clone(),
         region: "us-east-1".to_owned(),
-        bucket: bucket.clone(),
         access_key: "tailwater".to_owned(),
         secret: Secret::new("tailwater-secret"),
         path_style: true,
-    });
+    };
+    let store = Store::connect(config, bucket);
     store.ensure_bucket().await?;
     let topic: TopicName = "bench.product".parse().context("topic")?;
     let spec = ArchiveSpec {

@@ -34,7 +34,9 @@ free_of tailwater-sinks-search 'tailwater-sinks-archive|aws-sdk-.*' "sinks know 
 for pure in tailwater-topics-contract tailwater-document; do
     free_of "$pure" 'tokio.*|hyper.*|rdkafka.*|reqwest|aws-sdk-.*|.*postgres.*|tailwater-runtime' "it does no I/O"
 done
-free_of tailwater-runtime 'tailwater-(topics|cdc|sinks|services|infra|outbox).*' "process plumbing knows nothing of the domain"
+for plumbing in tailwater-runtime tailwater-config; do
+    free_of "$plumbing" 'tailwater-(topics|cdc|sinks|services|infra|outbox).*' "plumbing knows nothing of the domain"
+done
 
 while read -r service; do
     free_of "$service" 'rdkafka.*|aws-sdk-.*|reqwest' "services write to Postgres and to nothing else"

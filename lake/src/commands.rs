@@ -116,7 +116,7 @@ impl Context {
         let Some(s3) = config.s3 else {
             bail!("the configuration has no section `s3`");
         };
-        let store = Store::connect(tailwater_sinks_archive::S3Config { bucket, ..s3 });
+        let store = Store::connect(s3, &bucket);
         Ok(Archive { store, prefix })
     }
 

@@ -23,8 +23,8 @@ use tailwater_topics_contract::{PipelineName, TopicName, TopicRegistration};
 
 use super::{Error, Publisher};
 use crate::batch::Batch;
-use crate::config::KafkaConfig;
 use crate::progress::{self, Ends};
+use tailwater_config::KafkaConfig;
 
 /// After this the broker aborts a transaction by itself. Librdkafka's own default.
 const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(60);
@@ -136,15 +136,6 @@ fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
         | RDKafkaLogLevel::Warning => tracing::warn!(facility, message, "librdkafka"),
         _ => tracing::debug!(facility, message, "librdkafka"),
     }
-}
-
-fn client(config: &KafkaConfig) -> ClientConfig {
-    let mut client = ClientConfig::new();
-    for (property, value) in &config.properties {
-        client.set(property, value);
-    }
-    client.set("bootstrap.servers", &config.brokers);
-    client
 }
 
 impl Kafka {
@@ -463,7 +454,8 @@ fn consumer(
     isolation: &str,
     group: &str,
 ) -> Result<BaseConsumer<Quiet>, Error> {
-    client(config)
+    config
+        .client()
         .set("group.id", group)
         .set("isolation.level", isolation)
         .set("enable.auto.commit", "false")

@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::{Error, startup};
-use crate::config::PostgresConfig;
+use tailwater_config::PostgresConfig;
 
 /// How long a server may take to accept a connection and a login.
 const CONNECT_WAIT: Duration = Duration::from_secs(10);

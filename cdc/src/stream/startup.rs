@@ -9,7 +9,7 @@ use postgres_protocol::message::frontend;
 
 use super::Error;
 use super::connection::{Mode, Wire};
-use crate::config::PostgresConfig;
+use tailwater_config::PostgresConfig;
 
 /// What the text of values depends on. A role or a database may have other defaults.
 const PINNED: [(&str, &str); 6] = [

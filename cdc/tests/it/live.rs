@@ -15,9 +15,10 @@ use rdkafka::message::{Headers, Message};
 use rdkafka::producer::{BaseProducer, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use serde_json::Value;
-use tailwater_cdc::config::{KafkaConfig, Limits, PostgresConfig, SslMode};
+use tailwater_cdc::config::Limits;
 use tailwater_cdc::preflight::{self, Declared};
 use tailwater_cdc::{Config, Error, progress};
+use tailwater_config::{KafkaConfig, PostgresConfig, SslMode};
 use tailwater_runtime::{Health, Secret, clock};
 use tailwater_topics_contract::{
     From as Origin, Lsn, Registrations, Standing, TopicName, TopicRegistration, TopicSpec,

@@ -72,12 +72,6 @@ const fn page(
 
 const PAGES: &[Page] = &[
     page(
-        "TW010",
-        "A setting cannot be used by the reader.",
-        "Nothing. The reader has not begun.",
-        "Correct the setting that the message names in `tailwater.yaml`.",
-    ),
-    page(
         "TW011",
         "The slot exists, but the progress topic holds no progress: the topic was lost, or the slot is somebody else's.",
         "Nobody knows how far Kafka came. Reading on would repeat or skip changes.",

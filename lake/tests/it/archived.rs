@@ -5,8 +5,9 @@ use std::process::{Command, Output};
 
 use aws_sdk_s3::Client;
 use aws_sdk_s3::primitives::ByteStream;
+use tailwater_config::S3Config;
 use tailwater_lake::Archive;
-use tailwater_sinks_archive::{ArchiveSink, S3Config, Store};
+use tailwater_sinks_archive::{ArchiveSink, Store};
 use tailwater_sinks_worker::{Sink, SourceRecord, TopicPartition, Writer};
 use tailwater_topics_contract::{ArchiveSpec, Origin, SegmentSpec, TopicName};
 
@@ -32,14 +33,14 @@ impl Archived {
     pub(crate) async fn new(pipeline: &str) -> Self {
         let endpoint = variable("TAILWATER_TEST_S3");
         let bucket = format!("lake-{}", unique());
-        let store = Store::connect(S3Config {
+        let config = S3Config {
             endpoint: endpoint.clone(),
             region: "us-east-1".to_owned(),
-            bucket,
             access_key: "tailwater".to_owned(),
             secret: tailwater_runtime::Secret::new("tailwater-secret"),
             path_style: true,
-        });
+        };
+        let store = Store::connect(config, &bucket);
         store.ensure_bucket().await.expect("a bucket");
         let keys = aws_credential_types::Credentials::new(
             "tailwater",

@@ -36,4 +36,4 @@ pub mod read;
 pub mod metrics;
 
 pub use sink::{ArchiveSink, ArchiveWriter};
-pub use store::{Listed, Objects, Put, S3Config, Store, StoreError};
+pub use store::{Listed, Objects, Put, Store, StoreError};

@@ -19,7 +19,8 @@ use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{BucketLocationConstraint, CreateBucketConfiguration};
 use bytes::Bytes;
 use futures::future::join_all;
-use tailwater_runtime::{Classify, ErrorClass, Secret};
+use tailwater_config::S3Config;
+use tailwater_runtime::{Classify, ErrorClass};
 use uuid::Uuid;
 
 use crate::chain::{Link, NotALink};
@@ -40,23 +41,6 @@ const GARBLED: [&str; 5] = [
 /// Writers of the probe: all but the last race. Two are enough to show a store that checks before it writes; more show
 /// it sooner.
 const PROBE_WRITERS: usize = 8;
-
-/// How to reach a bucket.
-#[derive(Clone, Debug)]
-pub struct S3Config {
-    /// Where the store listens, with scheme.
-    pub endpoint: String,
-    /// Its region.
-    pub region: String,
-    /// The bucket.
-    pub bucket: String,
-    /// Access key.
-    pub access_key: String,
-    /// Secret key.
-    pub secret: Secret,
-    /// Whether the bucket stands in the path rather than in the host name.
-    pub path_style: bool,
-}
 
 /// What a chain asks of a store. Nothing is ever replaced or deleted.
 pub trait Objects: Clone + Send + Sync + 'static {
@@ -187,8 +171,8 @@ pub struct Listed {
 }
 
 impl Store {
-    /// Prepares a client; nothing is sent yet.
-    pub fn connect(config: S3Config) -> Self {
+    /// Prepares a client for a bucket; nothing is sent yet.
+    pub fn connect(config: S3Config, bucket: &str) -> Self {
         let keys = Credentials::new(
             config.access_key,
             config.secret.expose(),
@@ -214,7 +198,7 @@ impl Store {
             client: Client::from_conf(client),
             endpoint: config.endpoint,
             region: config.region,
-            bucket: config.bucket,
+            bucket: bucket.to_owned(),
         }
     }
 

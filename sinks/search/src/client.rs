@@ -11,6 +11,7 @@ use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use reqwest::{Method, RequestBuilder, StatusCode, Url, redirect};
 use serde::Deserialize;
 use serde_json::Value;
+use tailwater_config::SearchConfig;
 use tailwater_runtime::Secret;
 
 use crate::bulk::{Cause, shorten};
@@ -20,17 +21,6 @@ use crate::error::Error;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a request may take. Also bounds how late a forgotten writer's request can still arrive.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// Where the cluster is and who we are there.
-#[derive(Clone, Debug)]
-pub struct SearchConfig {
-    /// `http://host:port` or `https://host:port`, perhaps with a path before all others.
-    pub url: String,
-    /// User for basic authentication.
-    pub user: Option<String>,
-    /// Its password.
-    pub password: Option<Secret>,
-}
 
 /// A connection pool to one cluster. Cheap to clone.
 #[derive(Clone, Debug)]

@@ -34,6 +34,6 @@ mod error;
 /// What is measured.
 pub mod metrics;
 
-pub use client::{Client, SearchConfig};
+pub use client::Client;
 pub use error::Error;
 pub use sink::{Patience, SearchSink, SearchWriter};

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use rdkafka::ClientConfig;
+use tailwater_config::{S3Config, SearchConfig};
 use tailwater_runtime::clock;
 use tailwater_topics_contract::{
     Catalog, From, Origin, PipelineName, Registration, Registrations, SearchSpec, SinkKind,
@@ -28,9 +29,9 @@ pub struct Servers {
     /// The brokers, with `bootstrap.servers` set.
     pub kafka: ClientConfig,
     /// The S3 store of archive sinks, if there is one. The bucket in it is replaced by each sink's own.
-    pub s3: Option<destinations::S3Config>,
+    pub s3: Option<S3Config>,
     /// The OpenSearch of search sinks, if there is one.
-    pub opensearch: Option<destinations::SearchConfig>,
+    pub opensearch: Option<SearchConfig>,
 }
 
 /// A server failed while the world was observed or changed.

@@ -2,14 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use tailwater_config::{S3Config, SearchConfig};
 use tailwater_sinks_archive::Store;
 use tailwater_sinks_search::{Client, index};
 use tailwater_topics_contract::{PipelineName, SearchSpec};
 
 use crate::world::IndexState;
-
-pub use tailwater_sinks_archive::S3Config;
-pub use tailwater_sinks_search::SearchConfig;
 
 /// A store or a search cluster failed.
 #[derive(Debug, thiserror::Error)]
@@ -108,7 +106,7 @@ impl Destinations {
 }
 
 fn store(config: &S3Config, bucket: &str) -> Store {
-    Store::connect(S3Config { bucket: bucket.to_owned(), ..config.clone() })
+    Store::connect(config.clone(), bucket)
 }
 
 fn store_failed(

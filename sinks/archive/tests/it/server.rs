@@ -1,6 +1,7 @@
 //! The S3 servers that `make test` has started, and buckets of our own in them.
 
-use tailwater_sinks_archive::{S3Config, Store};
+use tailwater_config::S3Config;
+use tailwater_sinks_archive::Store;
 
 /// Every server that is there, with its name. The embedded one always is; MinIO where it could be built.
 pub(crate) fn all() -> Vec<(&'static str, String)> {
@@ -22,12 +23,12 @@ pub(crate) async fn bucket(endpoint: &str) -> Store {
 
 /// A bucket by its name, which need not exist.
 pub(crate) fn connect(endpoint: &str, bucket: &str) -> Store {
-    Store::connect(S3Config {
+    let config = S3Config {
         endpoint: endpoint.to_owned(),
         region: "us-east-1".to_owned(),
-        bucket: bucket.to_owned(),
         access_key: "tailwater".to_owned(),
         secret: tailwater_runtime::Secret::new("tailwater-secret"),
         path_style: true,
-    })
+    };
+    Store::connect(config, bucket)
 }

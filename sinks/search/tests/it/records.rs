@@ -2,7 +2,8 @@ use std::error::Error as _;
 
 use bytes::Bytes;
 use serde_json::{Value, json};
-use tailwater_sinks_search::{Client, SearchConfig, SearchSink, SearchWriter};
+use tailwater_config::SearchConfig;
+use tailwater_sinks_search::{Client, SearchSink, SearchWriter};
 use tailwater_sinks_worker::{Committed, Sink, SinkError, SourceRecord, TopicPartition, Writer};
 use tailwater_topics_contract::{BulkSpec, PipelineName, SearchSpec};
 

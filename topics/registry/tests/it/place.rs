@@ -8,9 +8,9 @@ use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use tailwater_config::{S3Config, SearchConfig};
 use tailwater_runtime::Secret;
 use tailwater_topics_contract::{Catalog, PipelineName};
-use tailwater_topics_registry::destinations::{S3Config, SearchConfig};
 use tailwater_topics_registry::{Plan, Refusal, Registry, Scope, Servers, plan};
 use tokio_postgres::NoTls;
 
@@ -49,7 +49,6 @@ impl Place {
         let s3 = S3Config {
             endpoint: variable("TAILWATER_TEST_S3")?,
             region: "us-east-1".into(),
-            bucket: String::new(),
             access_key: "tailwater".into(),
             secret: Secret::new("tailwater-secret"),
             path_style: true,
