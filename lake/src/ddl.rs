@@ -4,10 +4,15 @@
 //! `…_current`. What the views cannot say in plain SQL, the lake's own tables do: a moved key's unchanged values, and
 //! rows of a first copy that are older than a change, count there and not here.
 
+mod clickhouse;
+mod duckdb;
+mod hive; // Trino, Athena
+mod spark;
+
 use clap::ValueEnum;
 use tailwater_topics_contract::TopicName;
 
-use crate::columns::{RowColumn, Type};
+use crate::columns::RowColumn;
 use crate::infer::Shape;
 use crate::session::plain_name;
 
@@ -44,6 +49,7 @@ impl Subject {
 }
 
 /// A column of the head or the envelope.
+#[derive(Clone, Copy)]
 enum Kind {
     Int,
     Text,
@@ -68,254 +74,113 @@ const HEAD: [(&str, Kind); 11] = [
 const ENVELOPE: [(&str, Kind); 3] =
     [("before", Kind::Json), ("after", Kind::Json), ("unchanged", Kind::Texts)];
 
-/// The statements for a topic whose archive begins at `at`, such as `s3://events/` or a folder.
-pub fn statements(engine: Engine, subject: &Subject, at: &str) -> String {
-    let table = plain_name(subject.topic.as_str());
-    let folder = format!("{at}data/{}/", subject.topic);
-    match engine {
-        Engine::Duckdb => duckdb(subject, &table, &folder),
-        Engine::Clickhouse => clickhouse(subject, &table, &folder),
-        Engine::Trino | Engine::Athena => hive(engine, subject, &table, &folder),
-        Engine::Spark => spark(subject, &table, &folder),
+/// What engines say each in their own way.
+trait Dialect {
+    /// The type of a column.
+    fn kind(&self, kind: Kind) -> &'static str;
+
+    /// A name, quoted.
+    fn name(&self, name: &str) -> String;
+
+    /// What makes the table of the records under `folder`.
+    fn table(&self, table: &str, columns: &[(String, &'static str)], folder: &str) -> String;
+
+    /// A field of `after` with its type.
+    fn field(&self, row: &RowColumn) -> String;
+
+    /// Of all records of a key, `value` in the newest that carries `field`, a text in quotes.
+    fn newest(&self, value: &str, field: &str) -> String;
+
+    /// The function that picks one column by the highest of another.
+    fn pick(&self) -> &'static str;
+
+    /// What records are grouped by.
+    fn key(&self) -> &'static str {
+        "kafka_key"
     }
 }
 
-fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
+impl Engine {
+    fn dialect(self) -> &'static dyn Dialect {
+        match self {
+            Self::Duckdb => &duckdb::DuckDb,
+            Self::Clickhouse => &clickhouse::ClickHouse,
+            Self::Trino => &hive::Hive::Trino,
+            Self::Athena => &hive::Hive::Athena,
+            Self::Spark => &spark::Spark,
+        }
+    }
+}
+
+/// The statements for a topic whose archive begins at `at`, such as `s3://events/` or a folder.
+pub fn statements(engine: Engine, subject: &Subject, at: &str) -> String {
+    let dialect = engine.dialect();
+    let table = plain_name(subject.topic.as_str());
+    let records =
+        dialect.table(&table, &columns(subject, dialect), &format!("{at}data/{}/", subject.topic));
+    if subject.has_events { records } else { records + &current(subject, dialect, &table) }
+}
+
+/// Columns and their types; a topic of events has its fields among them.
+fn columns(subject: &Subject, dialect: &dyn Dialect) -> Vec<(String, &'static str)> {
+    let typed = |(name, kind): &(&str, Kind)| ((*name).to_owned(), dialect.kind(*kind));
+    let mut columns: Vec<_> = HEAD.iter().map(typed).collect();
+    if subject.has_events {
+        let fields = subject.rows.iter().map(|row| row.field.clone());
+        columns.extend(fields.map(|field| (field, dialect.kind(Kind::Json))));
+    } else {
+        columns.extend(ENVELOPE.iter().map(typed));
+    }
+    columns
+}
+
+/// The view of the current rows.
+fn current(subject: &Subject, dialect: &dyn Dialect, table: &str) -> String {
+    let names: Vec<String> = subject.rows.iter().map(|row| dialect.name(&row.name)).collect();
+    let values: Vec<String> = subject
+        .rows
+        .iter()
+        .zip(&names)
+        .map(|(row, name)| {
+            let newest = dialect.newest(&dialect.field(row), &text(&row.field));
+            format!("        {newest} AS {name}")
+        })
+        .collect();
+    format!(
+        "CREATE OR REPLACE VIEW {table}_current AS\nSELECT {names}, the_key AS kafka_key, the_seq AS tw_seq FROM (\n    SELECT\n        {key} AS the_key,\n        {pick}(op_code, tw_seq) AS the_op,\n        max(tw_seq) AS the_seq,\n{values}\n    FROM {table}\n    WHERE op_code IN ('c', 'u', 'd', 'r')\n        AND tw_seq > (SELECT coalesce(max(tw_seq), 0) FROM {table} WHERE op_code = 't')\n    GROUP BY {key}\n) AS states\nWHERE the_op <> 'd';\n",
+        names = names.join(", "),
+        key = dialect.key(),
+        pick = dialect.pick(),
+        values = values.join(",\n"),
+    )
+}
+
+/// The lines of a table's columns; `line` writes one.
+fn lines(
+    columns: &[(String, &'static str)],
+    line: impl Fn(&str, &'static str) -> String,
+) -> String {
+    let lines: Vec<String> =
+        columns.iter().map(|(name, kind)| format!("    {}", line(name, kind))).collect();
+    lines.join(",\n")
 }
 
 fn text(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
 
-/// Columns and their types in an engine's words; a topic of events has its fields among them.
-fn columns(subject: &Subject, word: impl Fn(&Kind) -> &'static str) -> Vec<(String, &'static str)> {
-    let mut columns: Vec<_> =
-        HEAD.iter().map(|(name, kind)| ((*name).to_owned(), word(kind))).collect();
-    if subject.has_events {
-        for row in &subject.rows {
-            columns.push((row.field.clone(), word(&Kind::Json)));
-        }
-    } else {
-        columns.extend(ENVELOPE.iter().map(|(name, kind)| ((*name).to_owned(), word(kind))));
-    }
-    columns
+fn double_quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-fn duckdb(subject: &Subject, table: &str, folder: &str) -> String {
-    let word = |kind: &Kind| match kind {
-        Kind::Int => "BIGINT",
-        Kind::Text => "VARCHAR",
-        Kind::Json => "JSON",
-        Kind::Texts => "VARCHAR[]",
-    };
-    let columns: Vec<String> = columns(subject, word)
-        .into_iter()
-        .map(|(name, kind)| format!("    {}: '{kind}'", text(&name)))
-        .collect();
-    let files = text(&format!("{folder}dt=*/p*.jsonl.gz"));
-    let mut out = format!(
-        "CREATE OR REPLACE VIEW {table} AS\nSELECT * FROM read_json({files}, format = 'newline_delimited', compression = 'gzip', hive_partitioning = false, columns = {{\n{}\n}});\n",
-        columns.join(",\n")
-    );
-    if subject.has_events {
-        return out;
-    }
-    let cast = |row: &RowColumn| {
-        let path = text(&format!("$.\"{}\"", row.field.replace('"', "\\\"")));
-        let value = format!("json_extract_string(after, {path})");
-        match row.kind {
-            Type::Int => format!("TRY_CAST({value} AS BIGINT)"),
-            Type::Float => format!("TRY_CAST({value} AS DOUBLE)"),
-            Type::Bool => format!("TRY_CAST({value} AS BOOLEAN)"),
-            Type::Text => value,
-            Type::Json => format!("json_extract(after, {path})"),
-        }
-    };
-    let picked: Vec<String> = subject
-        .rows
-        .iter()
-        .map(|row| {
-            format!(
-                "        arg_max_null({}, tw_seq) FILTER (WHERE op_code <> 'd' AND NOT list_contains(coalesce(unchanged, []), {})) AS {}",
-                cast(row),
-                text(&row.field),
-                quoted(&row.name)
-            )
-        })
-        .collect();
-    out.push_str(&current(
-        table,
-        &picked,
-        "CAST(kafka_key AS VARCHAR)",
-        "arg_max",
-        subject,
-        &quoted,
-    ));
-    out
-}
-
-/// The view of the current rows: all engines here have a function that picks one column by the highest of another.
-fn current(
-    table: &str,
-    picked: &[String],
-    key: &str,
-    pick: &str,
-    subject: &Subject,
-    name: &dyn Fn(&str) -> String,
-) -> String {
-    let names: Vec<String> = subject.rows.iter().map(|row| name(&row.name)).collect();
-    format!(
-        "CREATE OR REPLACE VIEW {table}_current AS\nSELECT {names}, the_key AS kafka_key, the_seq AS tw_seq FROM (\n    SELECT\n        {key} AS the_key,\n        {pick}(op_code, tw_seq) AS the_op,\n        max(tw_seq) AS the_seq,\n{picked}\n    FROM {table}\n    WHERE op_code IN ('c', 'u', 'd', 'r')\n        AND tw_seq > (SELECT coalesce(max(tw_seq), 0) FROM {table} WHERE op_code = 't')\n    GROUP BY {key}\n) AS states\nWHERE the_op <> 'd';\n",
-        names = names.join(", "),
-        picked = picked.join(",\n"),
-    )
-}
-
-fn clickhouse(subject: &Subject, table: &str, folder: &str) -> String {
-    let word = |kind: &Kind| match kind {
-        Kind::Int => "Nullable(Int64)",
-        Kind::Text | Kind::Json => "Nullable(String)",
-        Kind::Texts => "Array(String)",
-    };
-    let columns: Vec<String> = columns(subject, word)
-        .into_iter()
-        .map(|(name, kind)| format!("    `{name}` {kind}"))
-        .collect();
-    let files = text(&format!("{folder}dt=*/p*.jsonl.gz"));
-    let mut out = format!(
-        "CREATE TABLE {table} (\n{}\n) ENGINE = S3({files}, 'JSONEachRow', 'gzip')\nSETTINGS input_format_json_read_objects_as_strings = 1, input_format_json_read_arrays_as_strings = 1, input_format_skip_unknown_fields = 1;\n",
-        columns.join(",\n")
-    );
-    if subject.has_events {
-        return out;
-    }
-    let picked: Vec<String> = subject
-        .rows
-        .iter()
-        .map(|row| {
-            let field = text(&row.field);
-            let value = match row.kind {
-                Type::Int => format!("JSONExtract(assumeNotNull(after), {field}, 'Nullable(Int64)')"),
-                Type::Float => format!("JSONExtract(assumeNotNull(after), {field}, 'Nullable(Float64)')"),
-                Type::Bool => format!("JSONExtract(assumeNotNull(after), {field}, 'Nullable(Bool)')"),
-                Type::Text => format!("JSONExtract(assumeNotNull(after), {field}, 'Nullable(String)')"),
-                Type::Json => format!("JSONExtractRaw(assumeNotNull(after), {field})"),
-            };
-            format!(
-                "        argMaxIf(tuple({value}), tw_seq, op_code <> 'd' AND NOT has(unchanged, {field})).1 AS `{}`",
-                row.name
-            )
-        })
-        .collect();
-    let name = |name: &str| format!("`{name}`");
-    out.push_str(&current(table, &picked, "kafka_key", "argMax", subject, &name));
-    out
-}
-
-fn hive(engine: Engine, subject: &Subject, table: &str, folder: &str) -> String {
-    let is_athena = engine == Engine::Athena;
-    let word = |kind: &Kind| match (kind, is_athena) {
-        (Kind::Int, _) => "bigint",
-        (Kind::Text | Kind::Json, true) => "string",
-        (Kind::Text | Kind::Json, false) => "varchar",
-        (Kind::Texts, true) => "array<string>",
-        (Kind::Texts, false) => "array(varchar)",
-    };
-    let mut lines: Vec<String> = columns(subject, word)
-        .into_iter()
-        .map(|(name, kind)| {
-            format!("    {} {kind}", if is_athena { format!("`{name}`") } else { quoted(&name) })
-        })
-        .collect();
-    let mut out = if is_athena {
-        format!(
-            "CREATE EXTERNAL TABLE {table} (\n{}\n)\nPARTITIONED BY (dt string)\nROW FORMAT SERDE 'org.openx.data.jsonserde.JsonSerDe'\nLOCATION {}\nTBLPROPERTIES ('projection.enabled' = 'true', 'projection.dt.type' = 'date', 'projection.dt.format' = 'yyyy-MM-dd', 'projection.dt.range' = '2020-01-01,NOW', 'storage.location.template' = {});\n",
-            lines.join(",\n"),
-            text(folder),
-            text(&format!("{folder}dt=${{dt}}/"))
-        )
-    } else {
-        lines.push("    dt varchar".to_owned());
-        format!(
-            "CREATE TABLE {table} (\n{}\n) WITH (format = 'OPENX_JSON', external_location = {}, partitioned_by = ARRAY['dt']);\nCALL system.sync_partition_metadata(schema_name => 'default', table_name => {}, mode => 'FULL');\n",
-            lines.join(",\n"),
-            text(folder),
-            text(table)
-        )
-    };
-    if subject.has_events {
-        return out;
-    }
-    let picked: Vec<String> = subject
-        .rows
-        .iter()
-        .map(|row| {
-            let path = text(&format!("$[\"{}\"]", row.field.replace('"', "\\\"")));
-            let value = format!("json_extract_scalar(after, {path})");
-            let value = match row.kind {
-                Type::Int => format!("TRY_CAST({value} AS bigint)"),
-                Type::Float => format!("TRY_CAST({value} AS double)"),
-                Type::Bool => format!("TRY_CAST({value} AS boolean)"),
-                Type::Text => value,
-                Type::Json => format!("json_format(json_extract(after, {path}))"),
-            };
-            format!(
-                "        max_by({value}, tw_seq) FILTER (WHERE op_code <> 'd' AND NOT contains(coalesce(unchanged, ARRAY[]), {})) AS {}",
-                text(&row.field),
-                quoted(&row.name)
-            )
-        })
-        .collect();
-    out.push_str(&current(table, &picked, "kafka_key", "max_by", subject, &quoted));
-    out
-}
-
-fn spark(subject: &Subject, table: &str, folder: &str) -> String {
-    let word = |kind: &Kind| match kind {
-        Kind::Int => "BIGINT",
-        Kind::Text | Kind::Json => "STRING",
-        Kind::Texts => "ARRAY<STRING>",
-    };
-    let columns: Vec<String> = columns(subject, word)
-        .into_iter()
-        .map(|(name, kind)| format!("    `{name}` {kind}"))
-        .collect();
-    let folder = folder.replacen("s3://", "s3a://", 1);
-    let mut out = format!(
-        "CREATE TABLE {table} (\n{},\n    `dt` STRING\n) USING json PARTITIONED BY (dt) LOCATION {};\nMSCK REPAIR TABLE {table};\n",
-        columns.join(",\n"),
-        text(&folder)
-    );
-    if subject.has_events {
-        return out;
-    }
-    let picked: Vec<String> = subject
-        .rows
-        .iter()
-        .map(|row| {
-            let value = format!("get_json_object(after, {})", text(&format!("$['{}']", row.field)).replace("''", "\\'"));
-            let value = match row.kind {
-                Type::Int => format!("TRY_CAST({value} AS BIGINT)"),
-                Type::Float => format!("TRY_CAST({value} AS DOUBLE)"),
-                Type::Bool => format!("TRY_CAST({value} AS BOOLEAN)"),
-                Type::Text | Type::Json => value,
-            };
-            format!(
-                "        max_by({value}, tw_seq) FILTER (WHERE op_code <> 'd' AND NOT array_contains(coalesce(unchanged, array()), {})) AS `{}`",
-                text(&row.field),
-                row.name
-            )
-        })
-        .collect();
-    let name = |name: &str| format!("`{name}`");
-    out.push_str(&current(table, &picked, "kafka_key", "max_by", subject, &name));
-    out
+fn back_quoted(name: &str) -> String {
+    format!("`{}`", name.replace('`', "``"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::columns::Type;
 
     fn subject(has_events: bool) -> Subject {
         let row =
