@@ -1,6 +1,6 @@
 # Every command a developer or a user needs; the work is done by infra/native and infra/check.
 .DEFAULT_GOAL := help
-.PHONY: help build demo demo-pgbench up down clean servers test test-lake test-servers test-down bench bench-lake lint fmt reference \
+.PHONY: help build demo demo-pgbench up down clean servers test test-lake gauntlet-sinks test-servers test-down bench bench-lake lint fmt reference \
 	check-platform check-platform-quick
 
 help: ## show this list
@@ -34,6 +34,9 @@ test: ## all tests, against servers of their own
 
 test-lake: ## the tests of the lake, which compile a query engine first
 	@infra/native/test.sh lake
+
+gauntlet-sinks: ## sinks frozen, killed and cut off for half an hour, then compared record by record; `make test` has a short form
+	@infra/native/test.sh gauntlet
 
 test-servers: ## only the tests' servers, to run single tests by hand
 	@infra/native/test.sh servers

@@ -6,8 +6,13 @@
 
 mod servers;
 mod process;
+mod place;
 mod world;
+mod proxy;
+mod line;
 
+pub use line::{KeyAndValue, Line, Worker};
 pub use process::Process;
+pub use proxy::{Held, Mischief, Proxy};
 pub use servers::Servers;
 pub use world::{App, World};

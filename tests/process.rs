@@ -51,9 +51,19 @@ impl Process {
         Ok(())
     }
 
+    /// Stops it where it stands, as a machine that hangs would; [`Process::thaw`] lets it go on.
+    pub fn freeze(&self) -> anyhow::Result<()> {
+        self.signal(Signal::SIGSTOP)
+    }
+
+    /// Lets it go on, unaware that time has passed.
+    pub fn thaw(&self) -> anyhow::Result<()> {
+        self.signal(Signal::SIGCONT)
+    }
+
     /// Asks it to drain; fails when it does not end well within the time.
     pub fn stop(mut self, within: Duration) -> anyhow::Result<()> {
-        kill(Pid::from_raw(self.child.id().try_into()?), Signal::SIGTERM)?;
+        self.signal(Signal::SIGTERM)?;
         let asked = Instant::now();
         loop {
             match self.child.try_wait()? {
@@ -67,6 +77,16 @@ impl Process {
                 None => std::thread::sleep(Duration::from_millis(20)),
             }
         }
+    }
+
+    fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        Ok(kill(Pid::from_raw(self.child.id().try_into()?), signal)?)
+    }
+
+    /// How many lines of its log hold this text.
+    pub fn lines_with(&self, text: &str) -> usize {
+        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+        log.lines().filter(|line| line.contains(text)).count()
     }
 
     /// The end of its log.

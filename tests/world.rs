@@ -1,8 +1,6 @@
 //! One world: its names, its files and its processes.
 
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
@@ -10,12 +8,10 @@ use tailwater_infra_demo::archive::{ArchiveReader, Store};
 use tailwater_infra_demo::reconcile::{Expectation, Judge, Origin, Stores};
 use tailwater_infra_demo::source::Table;
 use tailwater_infra_demo::traffic::Services;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_postgres::NoTls;
 
+use crate::place::{START_MAX, free_ports, is_ready, run, wait_for_port};
 use crate::{Process, Servers};
-
-const START_MAX: Duration = Duration::from_secs(60);
 
 /// A process of the pipeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +43,7 @@ impl World {
         let (client, connection) = tokio_postgres::connect(&servers.postgres, NoTls).await?;
         tokio::spawn(connection);
         client.batch_execute(&format!("create database {name}")).await?;
-        let ports = free_ports()?;
+        let ports = free_ports::<7>()?;
         let url = |port: u16| format!("http://127.0.0.1:{port}");
         let urls = Services {
             catalog: url(ports[0]),
@@ -239,54 +235,4 @@ fn sink(name: &str, admin: &str) -> Vec<String> {
     // most kills would hit a worker that is still waiting for its partitions.
     let arguments = ["sinks", "run", name, "--instance", name, "--admin", admin];
     arguments.map(str::to_owned).into()
-}
-
-fn run(folder: &Path, binary: &str, arguments: &[&str]) -> anyhow::Result<()> {
-    let path = std::env::current_exe()?;
-    let path = path.parent().and_then(Path::parent).context("no target folder")?.join(binary);
-    let output =
-        Command::new(&path).args(arguments).current_dir(folder).output().with_context(|| {
-            format!("`{}` is not built; run the tests with `make test`", path.display())
-        })?;
-    ensure!(
-        output.status.success(),
-        "`{binary} {}`: {}{}",
-        arguments.join(" "),
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
-    Ok(())
-}
-
-/// Seven ports nobody uses now.
-fn free_ports() -> anyhow::Result<[u16; 7]> {
-    let mut listeners = Vec::new();
-    let mut ports = [0; 7];
-    for port in &mut ports {
-        let listener = TcpListener::bind("127.0.0.1:0")?;
-        *port = listener.local_addr()?.port();
-        listeners.push(listener);
-    }
-    Ok(ports)
-}
-
-async fn is_ready(port: u16) -> bool {
-    let ask = async {
-        let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await?;
-        stream.write_all(b"GET /ready HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await?;
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).await?;
-        std::io::Result::Ok(answer.starts_with(b"HTTP/1.1 200"))
-    };
-    ask.await.unwrap_or(false)
-}
-
-async fn wait_for_port(process: &mut Process, port: u16) -> anyhow::Result<()> {
-    let began = Instant::now();
-    while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
-        process.check_running()?;
-        ensure!(began.elapsed() < START_MAX, "nobody listens on {port}: {}", process.last_words());
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    Ok(())
 }

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# The tests, with servers of their own. usage: test.sh run|lake|servers|down
+# The tests, with servers of their own. usage: test.sh run|lake|gauntlet|servers|down
 #
 #   run      everything: starts servers, runs all rings, counts them, stops the servers (TAILWATER_KEEP=1 leaves them)
 #   lake     the same for the lake alone
+#   gauntlet sinks in torment, in the long form; TAILWATER_GAUNTLET says how often, TAILWATER_TEST_SEED replays
 #   servers  only the servers, to run single tests by hand; writes their addresses to .world-test/env
 #   down     stops them and removes their data
 set -euo pipefail
@@ -79,6 +80,17 @@ lake() {
     return "$code"
 }
 
+# The whole plan and the world around it are those of the short form in `make test`.
+gauntlet() {
+    build
+    fetch_nextest
+    servers_up drop
+    cd "$root"
+    step "Gauntlet"
+    TAILWATER_GAUNTLET=${TAILWATER_GAUNTLET:-freezes=100,kills=300,cuts=200,faults=400} \
+        cargo nextest run --locked --profile gauntlet -p tailwater-tests --test gauntlet --no-capture
+}
+
 # What is marked so that it does not run by itself, each with its reason.
 ignored() {
     grep -rn --include='*.rs' --exclude-dir=target '^ *#\[ignore' . |
@@ -92,11 +104,12 @@ install_tests() {
         die "the tests do not compile." "The compiler's messages are above."
 }
 
-[[ $# = 1 ]] || die "usage: test.sh run|lake|servers|down"
+[[ $# = 1 ]] || die "usage: test.sh run|lake|gauntlet|servers|down"
 lock
 case $1 in
     run) run ;;
     lake) lake ;;
+    gauntlet) gauntlet ;;
     servers)
         build
         servers_up keep
@@ -104,5 +117,5 @@ case $1 in
         say "source $TAILWATER_WORLD/env   # then, for example: cargo nextest run -p tailwater-cdc"
         ;;
     down) down ;;
-    *) die "\`$1\` is none of run, lake, servers, down" ;;
+    *) die "\`$1\` is none of run, lake, gauntlet, servers, down" ;;
 esac

@@ -430,3 +430,42 @@ async fn any_order_of_faults_and_repeats_ends_with_the_same_index() {
         assert_eq!(fake.names(), expected, "seed {seed}");
     }
 }
+
+#[tokio::test]
+async fn a_third_busy_items_a_long_flood_and_one_in_a_hundred_poison_end_with_every_other_document()
+{
+    const RECORDS: u64 = 3_000;
+    let fake = Fake::start().await;
+    fake.lock().refused_name = Some("poison".to_owned());
+    // As if the disk were full for a while in the middle: flushes fail, and the worker calls again.
+    let flood = std::iter::repeat_n(Fault::Flood, 60);
+    let busy = || std::iter::repeat_n(Fault::BusyItems(3), 40);
+    fake.script(busy().chain(flood).chain(busy()));
+    let mut spec = spec("products");
+    spec.bulk.operations = 50;
+    let mut writer = open(&sink(&fake, spec)).await;
+    let is_poison = |seq: u64| seq.is_multiple_of(100);
+    let (mut rejected, mut failures) = (Vec::new(), 0);
+    for seq in 1..=RECORDS {
+        let name = if is_poison(seq) { "poison".to_owned() } else { format!("name {seq}") };
+        writer.push(put(seq, seq.cast_signed(), &name)).unwrap();
+        if seq.is_multiple_of(250) {
+            let flushed = loop {
+                match writer.flush(seq.cast_signed() + 1).await {
+                    Ok(flushed) => break flushed,
+                    Err(error) => {
+                        assert_transient::<()>(Err(error), "disk full");
+                        failures += 1;
+                    }
+                }
+            };
+            rejected.extend(flushed.rejected);
+        }
+    }
+    assert!(failures > 10 && fake.lock().script.is_empty(), "{failures} failures");
+    let offsets: Vec<i64> = rejected.iter().map(|one| one.record.offset).collect();
+    let poison: Vec<i64> =
+        (1..=RECORDS).filter(|seq| is_poison(*seq)).map(u64::cast_signed).collect();
+    assert_eq!(offsets, poison, "nothing but poison is set aside");
+    assert_eq!(fake.names().len() as u64, RECORDS - RECORDS / 100);
+}
