@@ -1,6 +1,6 @@
 # Every command a developer or a user needs; the work is done by infra/native and infra/check.
 .DEFAULT_GOAL := help
-.PHONY: help build demo demo-pgbench up down clean servers test test-lake gauntlet-sinks test-servers test-down bench bench-lake lint fmt reference \
+.PHONY: help build demo demo-pgbench up down clean servers test test-lake gauntlet-sinks test-servers test-down bench bench-lake lint fmt reference reference-types \
 	check-platform check-platform-quick
 
 help: ## show this list
@@ -51,6 +51,10 @@ reference: ## write docs/reference anew from the code
 	@for page in config catalog commands metrics; do \
 	  cargo run -q -p tailwater -- config reference $$page > docs/reference/$$page.md || exit 1; \
 	done
+
+reference-types: ## write docs/reference/types.md anew from a real Postgres; after make test-servers
+	@. .world-test/env && TAILWATER_WRITE_REFERENCE=1 \
+	  cargo nextest run -p tailwater-cdc -E 'test(the_reference_page_of_types)'
 
 bench-lake: ## the lake beside DuckDB and DataFusion over a gigabyte, in release mode
 	@infra/bench-lake/bench.sh

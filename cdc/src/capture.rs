@@ -19,7 +19,7 @@ use tailwater_topics_contract::{Lsn, PipelineName, Position, Registrations, Seq}
 use crate::batch::Batch;
 use crate::encode::{Images, Origin, RowError};
 use crate::outbox::{OutboxError, place_headers};
-use crate::pgoutput::{DecodeError, Message, Old, RelationMessage, Tuple, decode};
+use crate::pgoutput::{DecodeError, Message, Old, RelationMessage, Tuple, decode, oid_of};
 use crate::route::{Route, RouteError, Routes, TableRoute};
 
 /// Names that go into every record.
@@ -126,6 +126,8 @@ pub struct Capture {
     routes: Routes,
     /// As announced, and where they go. Kept together so that new registrations can route them again.
     relations: HashMap<u32, (RelationMessage, Route)>,
+    /// Types that are not built in: for a domain over a type that is, that one's oid; and the name.
+    types: HashMap<u32, (Option<u32>, String)>,
     seq: Seq,
     position: Lsn,
     /// A transaction that the predecessor finished in part and that has not come again yet.
@@ -157,6 +159,7 @@ impl Capture {
         Ok(Self {
             routes: Routes::new(source.pipeline, source.database, registrations)?,
             relations: HashMap::new(),
+            types: HashMap::new(),
             seq: resume.seq,
             position: resume.position,
             pending: resume.in_flight,
@@ -178,12 +181,18 @@ impl Capture {
             Message::Commit { commit_lsn, end_lsn, commit_time_us } => {
                 self.on_commit(commit_lsn, end_lsn, commit_time_us)
             }
-            Message::Relation(relation) => {
+            Message::Relation(mut relation) => {
+                self.name_types(&mut relation);
                 let route = self.routes.route(&relation)?;
                 self.relations.insert(relation.oid, (relation, route));
                 Ok(self.step())
             }
-            Message::Origin { .. } | Message::Type { .. } => Ok(self.step()),
+            Message::Type { oid, schema, name } => {
+                let beneath = if schema == "pg_catalog" { oid_of(name) } else { None };
+                self.types.insert(oid, (beneath, name.to_owned()));
+                Ok(self.step())
+            }
+            Message::Origin { .. } => Ok(self.step()),
             Message::Insert { relation, new } => {
                 self.on_row(relation, b'c', None, Some(&new), now_ms, out)
             }
@@ -236,6 +245,15 @@ impl Capture {
     /// Whether a transaction is open.
     pub fn is_inside_transaction(&self) -> bool {
         self.open.is_some()
+    }
+
+    /// Adds to the columns what the stream has said of their types, which comes before the relation.
+    fn name_types(&self, relation: &mut RelationMessage) {
+        for column in &mut relation.columns {
+            let Some((beneath, name)) = self.types.get(&column.type_oid) else { continue };
+            column.type_name = Some(name.clone());
+            column.type_oid = beneath.unwrap_or(column.type_oid);
+        }
     }
 
     fn step(&self) -> Step {

@@ -10,10 +10,12 @@
 //! * Every length is checked before it is used, and bytes left over at the end are an error: a message we
 //!   understand only in part could hide a change.
 
+mod builtin;
 mod cursor;
 mod message;
 mod tuple;
 
+pub(crate) use builtin::oid_of;
 pub use cursor::DecodeError;
 pub use message::{Message, Old, RelationColumn, RelationMessage, ReplicaIdentity, decode};
 pub use tuple::{Cell, Tuple};

@@ -1,6 +1,10 @@
 //! The text of a Postgres value as JSON, nothing lost.
 //!
-//! The session pins what these texts look like: ISO dates, UTC, hexadecimal bytea, shortest exact floats.
+//! The session pins what these texts look like: ISO dates, UTC, hexadecimal bytea, shortest exact floats. Which form
+//! each type has stands in `docs/reference/types.md`, written by the test that compares all of them with Postgres.
+
+/// Arrays, element by element (pure).
+pub(crate) mod array;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -24,6 +28,8 @@ pub enum Form {
     TimestampTz,
     /// A JSON string of the text, which is also right for every type we do not know.
     Text,
+    /// A JSON array of values in this form; of a kind of array that JSON does not have, a string of its text.
+    Array(&'static Form),
 }
 
 impl Form {
@@ -37,10 +43,25 @@ impl Form {
             700 | 701 => Self::Float,
             1114 => Self::Timestamp,
             1184 => Self::TimestampTz,
+            1000 => Self::Array(&Self::Bool),
+            1001 => Self::Array(&Self::Bytea),
+            1005 | 1007 | 1016 | 1028 => Self::Array(&Self::Number),
+            199 | 3807 => Self::Array(&Self::Json),
+            1021 | 1022 => Self::Array(&Self::Float),
+            1115 => Self::Array(&Self::Timestamp),
+            1185 => Self::Array(&Self::TimestampTz),
+            oid if TEXT_ARRAYS.contains(&oid) => Self::Array(&Self::Text),
             _ => Self::Text,
         }
     }
 }
+
+/// Arrays of types whose form is [`Form::Text`]. Not those of `box`, whose elements are parted by semicolons.
+const TEXT_ARRAYS: [u32; 48] = [
+    143, 271, 629, 651, 719, 775, 791, 1002, 1003, 1009, 1010, 1011, 1012, 1014, 1015, 1017, 1018,
+    1019, 1027, 1040, 1041, 1182, 1183, 1187, 1231, 1270, 1561, 1563, 2201, 2949, 2951, 3221, 3643,
+    3645, 3905, 3907, 3909, 3911, 3913, 3927, 4073, 5039, 6150, 6151, 6152, 6153, 6155, 6157,
+];
 
 /// A text that is not what its type prints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,6 +107,13 @@ pub fn write(form: Form, text: &[u8], out: &mut Vec<u8>) -> Result<(), BadText> 
             Ok(())
         }
         Form::Text => string(text, out),
+        Form::Array(element) => {
+            if array::is_plain(text) {
+                array::write(text, out, |text, out| write(*element, text, out))
+            } else {
+                string(text, out)
+            }
+        }
     }
 }
 
@@ -272,6 +300,21 @@ mod tests {
             ),
             (Form::TimestampTz, "-infinity", Some(r#""-infinity""#)),
             (Form::Text, "a\"\\\n\u{1}ä", Some("\"a\\\"\\\\\\n\\u0001ä\"")),
+            (Form::Array(&Form::Number), "{}", Some("[]")),
+            (Form::Array(&Form::Number), "{1,NULL,3}", Some("[1,null,3]")),
+            (Form::Array(&Form::Number), "{{1,2},{3,4}}", Some("[[1,2],[3,4]]")),
+            (Form::Array(&Form::Number), "[0:1]={1,2}", Some(r#""[0:1]={1,2}""#)),
+            (Form::Array(&Form::Number), "{1", None),
+            (Form::Array(&Form::Number), "{1}}", None),
+            (Form::Array(&Form::Number), "{1,}", None),
+            (Form::Array(&Form::Number), "{x}", None),
+            (
+                Form::Array(&Form::Text),
+                r#"{a,"","NULL","b\\\"c"}"#,
+                Some(r#"["a","","NULL","b\\\"c"]"#),
+            ),
+            (Form::Array(&Form::Json), r#"{"{\"a\": [1, 2]}"}"#, Some(r#"[{"a": [1, 2]}]"#)),
+            (Form::Array(&Form::Bytea), r#"{"\\x00ff"}"#, Some(r#"["AP8="]"#)),
         ];
         for (form, text, expected) in table {
             assert_eq!(written(form, text).as_deref(), expected, "{form:?} {text}");

@@ -35,7 +35,8 @@ pub enum Message<'a> {
     },
     /// A table is announced, before its first change and whenever it was altered.
     Relation(RelationMessage),
-    /// A type that is not built in is announced.
+    /// A type that is not built in is announced. A domain is announced under its own oid, but with schema and name
+    /// of the type beneath.
     Type {
         /// Its oid.
         oid: u32,
@@ -76,6 +77,8 @@ pub enum Message<'a> {
     Logical {
         /// Whether it belongs to the transaction around it.
         is_transactional: bool,
+        /// Where its record ends in the WAL.
+        lsn: Lsn,
         /// Its prefix.
         prefix: &'a str,
         /// Its content.
@@ -136,8 +139,13 @@ pub struct RelationColumn {
     pub is_identity: bool,
     /// Its name.
     pub name: String,
-    /// Oid of its type.
+    /// Oid of its type; of a domain over a built-in type, that type's.
     pub type_oid: u32,
+    /// What its type was declared with, such as precision and scale; -1 for nothing. A domain keeps its own to
+    /// itself.
+    pub type_modifier: i32,
+    /// Name of its type where the type is not built in; of a domain, of the type beneath.
+    pub type_name: Option<String>,
 }
 
 /// Decodes one message.
@@ -168,7 +176,7 @@ pub fn decode(bytes: &[u8]) -> Result<Message<'_>, DecodeError> {
         b'R' => Message::Relation(relation(&mut cursor)?),
         b'Y' => Message::Type {
             oid: cursor.u32("oid")?,
-            schema: cursor.text("schema")?,
+            schema: schema(&mut cursor)?,
             name: cursor.text("name")?,
         },
         b'I' => {
@@ -234,20 +242,24 @@ fn logical<'a>(cursor: &mut Cursor<'a>) -> Result<Message<'a>, DecodeError> {
         1 => true,
         found => return Err(cursor.refuse("flags", found)),
     };
-    cursor.lsn("LSN")?;
+    let lsn = cursor.lsn("LSN")?;
     let prefix = cursor.text("prefix")?;
     let length = cursor.u32("content length")?;
     let content = cursor.bytes(length as usize, "content")?;
-    Ok(Message::Logical { is_transactional, prefix, content })
+    Ok(Message::Logical { is_transactional, lsn, prefix, content })
+}
+
+fn schema<'a>(cursor: &mut Cursor<'a>) -> Result<&'a str, DecodeError> {
+    Ok(match cursor.text("schema")? {
+        // The server abbreviates its own schema to nothing.
+        "" => "pg_catalog",
+        schema => schema,
+    })
 }
 
 fn relation(cursor: &mut Cursor<'_>) -> Result<RelationMessage, DecodeError> {
     let oid = cursor.u32("oid")?;
-    let schema = match cursor.text("schema")? {
-        // The server abbreviates its own schema to nothing.
-        "" => "pg_catalog",
-        schema => schema,
-    };
+    let schema = schema(cursor)?;
     let name = cursor.text("name")?;
     let identity = match cursor.u8("replica identity")? {
         b'd' => ReplicaIdentity::Default,
@@ -266,8 +278,14 @@ fn relation(cursor: &mut Cursor<'_>) -> Result<RelationMessage, DecodeError> {
         };
         let name = cursor.text("column name")?.to_owned();
         let type_oid = cursor.u32("column type")?;
-        cursor.i32("type modifier")?;
-        columns.push(RelationColumn { is_identity, name, type_oid });
+        let type_modifier = cursor.i32("type modifier")?;
+        columns.push(RelationColumn {
+            is_identity,
+            name,
+            type_oid,
+            type_modifier,
+            type_name: None,
+        });
     }
     Ok(RelationMessage { oid, schema: schema.to_owned(), name: name.to_owned(), identity, columns })
 }

@@ -12,13 +12,18 @@ use super::connection::{Mode, Wire};
 use tailwater_config::PostgresConfig;
 
 /// What the text of values depends on. A role or a database may have other defaults.
-const PINNED: [(&str, &str); 6] = [
+const PINNED: [(&str, &str); 9] = [
     ("client_encoding", "UTF8"),
     ("DateStyle", "ISO, MDY"),
     ("IntervalStyle", "iso_8601"),
     ("TimeZone", "UTC"),
     ("bytea_output", "hex"),
     ("extra_float_digits", "3"),
+    // Money prints the signs of a locale.
+    ("lc_monetary", "C"),
+    // Names of relations and functions, as `regclass` prints them, say their schema and are quoted where need be.
+    ("search_path", "pg_catalog"),
+    ("quote_all_identifiers", "off"),
 ];
 
 /// Sends the start-up message, proves who we are and waits until the server takes commands.

@@ -451,21 +451,21 @@ impl Reader {
     }
 }
 
-fn variable(name: &str) -> String {
+pub(crate) fn variable(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| {
         panic!("{name} is not set; start the servers with `make servers` and run this through `make test`")
     })
 }
 
-fn kafka() -> String {
+pub(crate) fn kafka() -> String {
     variable("TAILWATER_TEST_KAFKA")
 }
 
-fn unique() -> String {
+pub(crate) fn unique() -> String {
     uuid::Uuid::new_v4().simple().to_string()[..10].to_owned()
 }
 
-fn config(pipeline: &str, database: &str) -> Config {
+pub(crate) fn config(pipeline: &str, database: &str) -> Config {
     let url: tokio_postgres::Config =
         variable("TAILWATER_TEST_POSTGRES").parse().expect("a Postgres URL");
     let host = match &url.get_hosts()[0] {
@@ -488,7 +488,7 @@ fn config(pipeline: &str, database: &str) -> Config {
     }
 }
 
-async fn connect(config: &PostgresConfig, database: &str) -> Client {
+pub(crate) async fn connect(config: &PostgresConfig, database: &str) -> Client {
     let (client, connection) = tokio_postgres::Config::new()
         .host(&config.host)
         .port(config.port)

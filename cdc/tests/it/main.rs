@@ -5,4 +5,7 @@ mod decode;
 mod live;
 mod loops;
 mod script;
+mod source;
+mod tables;
+mod types;
 mod wire;
