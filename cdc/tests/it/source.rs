@@ -8,11 +8,12 @@ use serde_json::Value as Json;
 use serde_json::value::RawValue;
 use tailwater_cdc::batch::Batch;
 use tailwater_cdc::capture::{Capture, Error, Resume, SourceName};
-use tailwater_cdc::config::PostgresConfig;
+
 use tailwater_cdc::progress::{Progress, Record};
 use tailwater_cdc::stream::{
     Connection, Feed, Frame, Frames, Input, Mode, Receiver, Timing, queue,
 };
+use tailwater_config::PostgresConfig;
 use tailwater_topics_contract::{
     From as Origin, Lsn, Registrations, Seq, Standing, TopicRegistration, TopicSpec,
 };
