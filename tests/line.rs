@@ -38,8 +38,8 @@ pub type KeyAndValue = (Option<Vec<u8>>, Option<Vec<u8>>);
 pub struct Worker {
     name: String,
     admin: u16,
-    /// Whether it joins its groups under a fixed name.
-    is_static: bool,
+    /// The fixed name under which it joins its groups, if it does.
+    instance: Option<String>,
     /// Before the store.
     pub store: Proxy,
     /// Before the index.
@@ -81,21 +81,32 @@ impl Line {
     }
 
     /// A place for a worker to run at.
-    pub async fn worker(&self, name: &str, is_static: bool, seed: u64) -> anyhow::Result<Worker> {
+    pub async fn worker(
+        &self,
+        name: &str,
+        instance: Option<&str>,
+        seed: u64,
+    ) -> anyhow::Result<Worker> {
         let store = Proxy::start(&self.servers.s3, seed).await?;
         let index = Proxy::start(&self.servers.opensearch, seed.wrapping_add(1)).await?;
         let [admin] = free_ports()?;
         let (file, admins) = (format!("{name}.yaml"), [self.reader_port, admin]);
         self.write_config(&file, store.address(), index.address(), admins)?;
-        Ok(Worker { name: name.to_owned(), admin, is_static, store, index })
+        Ok(Worker {
+            name: name.to_owned(),
+            admin,
+            instance: instance.map(str::to_owned),
+            store,
+            index,
+        })
     }
 
     /// Starts a worker there.
     pub fn start(&self, worker: &Worker) -> anyhow::Result<Process> {
         let config = format!("{}.yaml", worker.name);
         let mut arguments = vec!["--config", &config, "sinks", "run"];
-        if worker.is_static {
-            arguments.extend(["--instance", &worker.name]);
+        if let Some(instance) = &worker.instance {
+            arguments.extend(["--instance", instance]);
         }
         let arguments: Vec<String> = arguments.into_iter().map(str::to_owned).collect();
         Process::start(&self.folder, &worker.name, "tailwater", &arguments)

@@ -35,6 +35,7 @@ Exit codes:
   0      done
   1      failed, refused, `check` found errors, or `diff` found differences; standard error says more
   2      mistakes in the arguments, the configuration or the catalog; all of them are listed
+  3      `sinks run` was told to stop and could not finish or commit everything; it is read again
   10-63  the reader ended for a definite reason; `tailwater explain TW0nn` has the page for code nn
 
 Environment:
@@ -156,6 +157,9 @@ fn fail(error: &anyhow::Error) -> ExitCode {
     if let Some(reader) = error.downcast_ref::<tailwater_cdc::Error>() {
         eprintln!("code {0}; `tailwater explain {0}` says what to do", reader.code());
         return ExitCode::from(reader.exit_code());
+    }
+    if error.is::<workers::Unfinished>() {
+        return ExitCode::from(3);
     }
     if error.is::<config::Error>() { ExitCode::from(2) } else { ExitCode::FAILURE }
 }

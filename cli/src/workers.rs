@@ -7,15 +7,21 @@
 //! ```
 //!
 //! A worker that ends with an error is not started again as it was: what stopped it stays until its registration
-//! changes or the process restarts. The other sinks go on, and readiness says which one does not.
+//! changes or the process restarts. The other sinks go on, and readiness says which one does not. The one exception is
+//! a worker whose client has lost its standing in the group: only a new one gets it back, so one is made, after longer
+//! and longer waits, because another process under the same name would lose its own each time.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use tailwater_runtime::{Classify, ErrorClass, Health};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use tailwater_runtime::{Backoff, Classify, ErrorClass, Health};
 use tailwater_sinks_archive::{ArchiveSink, Store, StoreError};
 use tailwater_sinks_search::{Client, SearchSink};
-use tailwater_sinks_worker::{self as worker, WorkerConfig};
+use tailwater_sinks_worker::{self as worker, WorkerConfig, WorkerError};
 use tailwater_topics_contract::{Registrations, SinkKind, SinkName, SinkRegistration};
 use tokio::sync::watch;
 use tokio::task::{Id, JoinSet};
@@ -44,7 +50,27 @@ pub(crate) struct Workers {
     running: BTreeMap<SinkName, Running>,
     tasks: JoinSet<anyhow::Result<()>>,
     failed: usize,
+    unfinished: usize,
 }
+
+/// First and longest wait before a worker whose client has lost its standing is replaced.
+const REPLACE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
+/// A worker that ran for so long had its standing, and the waits begin anew.
+const RAN_WELL: Duration = Duration::from_secs(300);
+
+/// Every worker ended as it was told to, and some left things behind that are read again.
+#[derive(Debug)]
+pub(crate) struct Unfinished;
+
+impl fmt::Display for Unfinished {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(
+            "stopped, but not everything that was read is stored and committed: it is read again by the next worker; the log names the partitions",
+        )
+    }
+}
+
+impl std::error::Error for Unfinished {}
 
 /// A sink that was given a worker.
 struct Running {
@@ -63,13 +89,13 @@ impl Workers {
         health: Health,
     ) -> Self {
         let (running, tasks) = (BTreeMap::new(), JoinSet::new());
-        Self { config, wanted, instance, stop, health, running, tasks, failed: 0 }
+        Self { config, wanted, instance, stop, health, running, tasks, failed: 0, unfinished: 0 }
     }
 
     /// Keeps the workers as registered until told to stop; then waits until all have drained.
     ///
     /// # Errors
-    /// A worker had failed.
+    /// A worker had failed, or [`Unfinished`].
     pub(crate) async fn run(
         mut self,
         mut registrations: watch::Receiver<Registrations>,
@@ -90,7 +116,7 @@ impl Workers {
             self.on_end(ended);
         }
         anyhow::ensure!(self.failed == 0, "a sink had stopped; the log says why");
-        Ok(())
+        if self.unfinished > 0 { Err(Unfinished.into()) } else { Ok(()) }
     }
 
     /// Starts what is missing and stops what has changed; the place of what was stopped is free when it ends.
@@ -171,7 +197,9 @@ impl Workers {
                 self.running.remove(&name);
             }
             Err(error) => {
-                self.failed += 1;
+                let is_unfinished =
+                    error.downcast_ref::<WorkerError>().is_some_and(WorkerError::is_unfinished);
+                *(if is_unfinished { &mut self.unfinished } else { &mut self.failed }) += 1;
                 let why = causes(&error).join(": ");
                 tracing::error!(sink = %name, "stopped: {why}");
                 self.health.not_ready(&part(name), why);
@@ -185,7 +213,7 @@ fn part(sink: &SinkName) -> String {
     format!("sink {sink}")
 }
 
-/// Runs a worker for one form of the registration.
+/// Runs workers for one form of the registration, a new one whenever only that can help.
 async fn work(
     config: Config,
     registration: SinkRegistration,
@@ -193,15 +221,48 @@ async fn work(
     stop: CancellationToken,
     health: Health,
 ) -> anyhow::Result<()> {
+    let name = registration.spec.name.clone();
+    let mut waits = Backoff::new(REPLACE.0, REPLACE.1, StdRng::from_os_rng());
+    loop {
+        let began = Instant::now();
+        let ended =
+            work_once(&config, &registration, instance.clone(), stop.clone(), health.clone()).await;
+        let Err(error) = &ended else { return ended };
+        let mended = error.downcast_ref().is_some_and(WorkerError::is_mended_by_a_new_client);
+        if !mended || stop.is_cancelled() {
+            return ended;
+        }
+        if began.elapsed() > RAN_WELL {
+            waits.reset();
+        }
+        let (wait, why) = (waits.next().unwrap_or(REPLACE.1), causes(error).join(": "));
+        tracing::warn!(sink = %name, error = why, wait_ms = wait.as_millis() as u64,
+            "this worker hung beyond its session, or another runs under the same --instance; starting anew");
+        health.not_ready(&part(&name), why);
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            () = tokio::time::sleep(wait) => health.forget(&part(&name)),
+        }
+    }
+}
+
+/// Runs a worker for one form of the registration.
+async fn work_once(
+    config: &Config,
+    registration: &SinkRegistration,
+    instance: Option<String>,
+    stop: CancellationToken,
+    health: Health,
+) -> anyhow::Result<()> {
     let brokers = config.kafka.brokers.clone();
     let SinkRegistration { spec, origins, .. } = registration.clone();
-    let mut worker = WorkerConfig::new(config.pipeline.clone(), registration, brokers);
+    let mut worker = WorkerConfig::new(config.pipeline.clone(), registration.clone(), brokers);
     worker.properties = config.kafka.properties.clone().into_iter().collect();
     worker.budget_bytes = config.sinks.memory as usize;
     worker.instance_id = instance;
     match spec.kind {
         SinkKind::Archive(spec) => {
-            let store = store(&config, &spec.bucket)?;
+            let store = store(config, &spec.bucket)?;
             let is_silence = |error: &StoreError| error.class() == ErrorClass::Transient;
             let probe = || store.probe();
             let probed = serve::patiently("store", &stop, &health, is_silence, probe).await;

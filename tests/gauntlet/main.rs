@@ -68,7 +68,7 @@ async fn hostile_records_are_set_aside_with_their_place_and_their_neighbours_del
         .collect();
     hostile::send(line.brokers(), &line.topic(), &records)?;
 
-    let worker = line.worker("a", true, 0).await?;
+    let worker = line.worker("a", None, 0).await?;
     let mut process = line.start(&worker)?;
     let began = Instant::now();
     loop {
@@ -120,6 +120,28 @@ async fn hostile_records_are_set_aside_with_their_place_and_their_neighbours_del
         assert_eq!(line, &(record.key.clone(), record.value.clone()), "byte for byte");
     }
     assert!(line.letters("keep")?.is_empty());
+    line.remove().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_whose_name_another_took_is_back_when_that_one_has_gone() -> anyhow::Result<()> {
+    let line = Line::create(&format!("names_{}", std::process::id())).await?;
+    let places =
+        [line.worker("a", Some("same"), 0).await?, line.worker("b", Some("same"), 0).await?];
+    let mut first = line.start(&places[0])?;
+    line.wait_until_ready(&places[0], &mut first).await?;
+    let mut second = line.start(&places[1])?;
+    line.wait_until_ready(&places[1], &mut second).await?;
+    // It hears of it at its next heartbeat.
+    let began = Instant::now();
+    while first.lines_with("starting anew") == 0 {
+        first.check_running()?;
+        ensure!(began.elapsed() < Duration::from_secs(30), "{}", first.last_words());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    second.kill()?;
+    line.wait_until_ready(&places[0], &mut first).await?;
+    first.stop(Duration::from_secs(30))?;
     line.remove().await
 }
 

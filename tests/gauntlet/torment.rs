@@ -52,8 +52,8 @@ impl<'l> Tormented<'l> {
     pub(crate) async fn start(line: &'l Line, random: &mut StdRng) -> anyhow::Result<Self> {
         // One of each kind: a member of the group under a fixed name, and one that is another each time.
         let workers = [
-            line.worker("a", true, random.random()).await?,
-            line.worker("b", false, random.random()).await?,
+            line.worker("a", Some("a"), random.random()).await?,
+            line.worker("b", None, random.random()).await?,
         ];
         let mut processes = [line.start(&workers[0])?, line.start(&workers[1])?];
         for (worker, process) in workers.iter().zip(&mut processes) {

@@ -52,3 +52,37 @@ pub enum WorkerError {
         seconds: u64,
     },
 }
+
+impl WorkerError {
+    /// Whether a new worker may do better at once: this one's client has lost its standing in the group, and all else
+    /// is as it was.
+    ///
+    /// A worker under a fixed name that hung beyond its session joins again by itself, and what it had wanted to commit
+    /// before may then reach the broker under the identity it no longer has. The broker calls that fenced, as if
+    /// another process had taken the name, and the client gives up for good.
+    pub fn is_mended_by_a_new_client(&self) -> bool {
+        matches!(self, Self::Rebalance(_) | Self::Consumer(RDKafkaErrorCode::FencedInstanceId))
+    }
+
+    /// Whether it stopped as told, and something is read again by the next worker. Nothing is lost.
+    pub fn is_unfinished(&self) -> bool {
+        matches!(self, Self::Undrained { .. } | Self::Uncommitted { .. } | Self::Grace { .. })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_whose_name_was_taken_starts_again_and_one_that_cannot_work_does_not() {
+        assert!(
+            WorkerError::Consumer(RDKafkaErrorCode::FencedInstanceId).is_mended_by_a_new_client()
+        );
+        let denied = RDKafkaErrorCode::GroupAuthorizationFailed;
+        assert!(!WorkerError::Consumer(denied).is_mended_by_a_new_client());
+        assert!(!WorkerError::Panicked.is_mended_by_a_new_client());
+        assert!(WorkerError::Grace { seconds: 1 }.is_unfinished());
+        assert!(!WorkerError::Panicked.is_unfinished());
+    }
+}
