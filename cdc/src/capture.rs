@@ -219,6 +219,32 @@ impl Capture {
         Ok(())
     }
 
+    /// Where the copied rows of a relation go; `None` when no topic takes them any more.
+    pub fn route_of_copy(&self, relation: &RelationMessage) -> Result<Option<TableRoute>, Error> {
+        Ok(match self.routes.route(relation)? {
+            Route::Table(route) => Some(TableRoute { plan: route.plan.copied(), ..route }),
+            Route::Outbox(_) | Route::Heartbeat | Route::GivenUp | Route::Undeclared(_) => None,
+        })
+    }
+
+    /// Adds a row that was there before its changes were captured. To be called between transactions only. `position`
+    /// is the point of the copy and the row's place in it, `taken_ms` when the copy's snapshot was taken.
+    pub fn on_copied_row(
+        &mut self,
+        route: &TableRoute,
+        row: &Tuple<'_>,
+        position: Position,
+        taken_ms: i64,
+        now_ms: i64,
+        out: &mut Batch,
+    ) -> Result<(), Error> {
+        let commit_lsn = position.commit_lsn;
+        let open = Open { commit_lsn, commit_ms: taken_ms, xid: 0, ordinal: 0, emit_from: 0 };
+        let (seq, unchanged) = (&mut self.seq, &mut self.unchanged);
+        let mut writer = RecordWriter { open: &open, seq, unchanged, position, now_ms, out };
+        writer.write(route, Images { op: b'r', before: None, after: Some(row), fill: None })
+    }
+
     /// What progress must say once every record given out so far is durable.
     pub fn at(&self) -> Resume {
         let in_flight = match &self.open {

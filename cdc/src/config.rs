@@ -14,9 +14,11 @@ pub struct Config {
     pub kafka: KafkaConfig,
     /// When transactions are closed and how much may wait.
     pub limits: Limits,
-    /// On the very first start, leave the rows that captured tables already hold out of Kafka. Without it such
-    /// a start is refused, because this version cannot take a snapshot.
+    /// Leave the rows that tables hold when they are first captured out of Kafka. Without it they are copied.
     pub from_now: bool,
+    /// On the very first start, leave the events that outbox tables hold already out of Kafka. Without it such a start
+    /// is refused: whether somebody else has sent them is not to be seen.
+    pub events_from_now: bool,
 }
 
 /// When transactions are closed and how much may wait.
@@ -31,6 +33,8 @@ pub struct Limits {
     pub transaction_delay_ms: u64,
     /// Bytes received from Postgres and not yet decoded; beyond that the reader stops reading its socket.
     pub queue_bytes: usize,
+    /// How many ranges of tables are read at once while existing rows are copied; each takes a connection.
+    pub copy_workers: usize,
     /// Milliseconds to wait for a slot that another connection holds. Should exceed `wal_sender_timeout`,
     /// after which the server drops a reader that no longer answers.
     pub slot_wait_ms: u64,
@@ -43,6 +47,7 @@ impl Default for Limits {
             transaction_rows: 50_000,
             transaction_delay_ms: 200,
             queue_bytes: 8 << 20,
+            copy_workers: 4,
             slot_wait_ms: 90_000,
         }
     }

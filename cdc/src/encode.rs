@@ -34,7 +34,7 @@ pub struct Origin {
 /// What a change says of its row.
 #[derive(Clone, Copy, Debug)]
 pub struct Images<'i, 't> {
-    /// `c`, `u`, `d` or `t`.
+    /// `c`, `u`, `d`, `t`, or `r` for a row that was there before.
     pub op: u8,
     /// The row before, as far as the record tells it.
     pub before: Option<&'i Old<'t>>,
@@ -107,6 +107,10 @@ pub struct NoKeyColumn {
     pub column: String,
 }
 
+/// `source.snapshot` of a change, and of a row that was there before.
+const STREAMED: &[u8] = b",\"snapshot\":\"false\"";
+const COPIED: &[u8] = b",\"snapshot\":\"true\"";
+
 /// How the rows of one relation are written.
 #[derive(Debug)]
 pub struct Plan {
@@ -174,7 +178,8 @@ impl Plan {
         text(pipeline, &mut source_head);
         source_head.extend_from_slice(b",\"ts_ms\":");
         let mut source_middle = Vec::new();
-        source_middle.extend_from_slice(b",\"snapshot\":\"false\",\"db\":");
+        source_middle.extend_from_slice(STREAMED);
+        source_middle.extend_from_slice(b",\"db\":");
         text(database, &mut source_middle);
         source_middle.extend_from_slice(b",\"schema\":");
         text(&table.schema, &mut source_middle);
@@ -182,6 +187,14 @@ impl Plan {
         text(&table.table, &mut source_middle);
         source_middle.extend_from_slice(b",\"txId\":");
         Ok(Self { table, columns, key, key_not_identity, source_head, source_middle })
+    }
+
+    /// The same for rows that were copied and not streamed: `source.snapshot` says so.
+    pub fn copied(mut self) -> Self {
+        if self.source_middle.starts_with(STREAMED) {
+            self.source_middle.splice(..STREAMED.len(), COPIED.iter().copied());
+        }
+        self
     }
 
     /// The table.

@@ -3,7 +3,7 @@
 use tailwater_runtime::{Classify, ErrorClass};
 
 use crate::preflight::Finding;
-use crate::{capture, progress, publish, start, stream};
+use crate::{capture, progress, publish, snapshot, start, stream};
 
 /// A code with its page under `tailwater explain`, and the exit code of the process: the same number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -50,7 +50,7 @@ pub mod code {
         SLOT_BUSY "TW020" 20
         /// Stream options changed inside a transaction.
         OPTIONS_CHANGED "TW021" 21
-        /// Tables hold rows and there is no snapshot yet.
+        /// There are rows and nobody said what shall become of them.
         SNAPSHOT_NEEDED "TW022" 22
         /// The slot is not ours.
         SLOT_FOREIGN "TW023" 23
@@ -84,6 +84,8 @@ pub mod code {
         PROTOCOL "TW043" 43
         /// A change cannot be decoded, routed or encoded.
         CAPTURE "TW050" 50
+        /// Rows that a table holds already cannot be copied.
+        COPY "TW051" 51
         /// The reader itself is broken.
         BUG "TW059" 59
     }
@@ -110,6 +112,9 @@ pub enum Error {
     /// Decoding, routing or encoding.
     #[error("a change cannot be turned into a record")]
     Capture(#[from] capture::Error),
+    /// Copying the rows that tables hold.
+    #[error("the rows that tables hold cannot be copied")]
+    Snapshot(#[from] snapshot::Error),
     /// A thread or task of the reader panicked.
     #[error("a part of the reader panicked; the log has the place")]
     Panicked,
@@ -137,6 +142,7 @@ impl Error {
             Self::Progress(_) => code::PROGRESS_FOREIGN,
             Self::Publish(error) => error.code(),
             Self::Capture(_) => code::CAPTURE,
+            Self::Snapshot(_) => code::COPY,
             Self::Panicked => code::BUG,
             Self::Stream(error) if error.is_login() => code::LOGIN,
             Self::Stream(stream::Error::Refused { .. }) => code::POSTGRES_REFUSED,
@@ -151,6 +157,7 @@ impl Classify for Error {
         match self {
             Self::Stream(error) => error.class(),
             Self::Publish(error) => error.class(),
+            Self::Snapshot(error) => error.class(),
             Self::Start(_)
             | Self::Preflight(_)
             | Self::Progress(_)

@@ -40,7 +40,17 @@ pub mod capture;
 pub mod publish;
 /// How far it is durable, and so what the slot may forget.
 pub mod progress;
-/// The loop.
+/// Which tables' existing rows are in Kafka (pure).
+pub mod copies;
+/// The first copy of rows that are there already.
+pub mod snapshot;
+/// From stream and copies to the log.
+pub mod pipeline;
+/// The very first start.
+mod first;
+/// Which copies a session makes.
+mod copier;
+/// One session after the other.
 pub mod reader;
 /// What can go wrong, with codes.
 pub mod error;

@@ -30,6 +30,14 @@ pub const SESSIONS: &str = "tailwater_cdc_sessions_total";
 pub const RETAINED_BYTES: &str = "tailwater_cdc_slot_retained_bytes";
 /// WAL until the slot is lost.
 pub const BUDGET_BYTES: &str = "tailwater_cdc_slot_budget_bytes";
+/// Rows of first copies.
+pub const COPIED_ROWS: &str = "tailwater_cdc_copied_rows_total";
+/// Their bytes.
+pub const COPIED_BYTES: &str = "tailwater_cdc_copied_bytes_total";
+/// Tables of the running copy that are not finished.
+pub const COPY_TABLES_LEFT: &str = "tailwater_cdc_copy_tables_left";
+/// Their bytes in the database.
+pub const COPY_BYTES_LEFT: &str = "tailwater_cdc_copy_left_bytes";
 
 /// All of them.
 pub const ALL: &[Metric] = &[
@@ -62,5 +70,17 @@ pub const ALL: &[Metric] = &[
         BUDGET_BYTES,
         &[],
         "WAL that may still be written before Postgres gives the slot up; absent without `max_slot_wal_keep_size`",
+    ),
+    Metric::counter(COPIED_ROWS, &[], "rows that tables held before their changes were captured"),
+    Metric::counter(COPIED_BYTES, &[], "bytes of their keys and values"),
+    Metric::gauge(
+        COPY_TABLES_LEFT,
+        &[],
+        "tables whose rows are still being copied; 0 without a copy",
+    ),
+    Metric::gauge(
+        COPY_BYTES_LEFT,
+        &[],
+        "bytes of those tables in the database that have not been read; 0 without a copy",
     ),
 ];

@@ -96,9 +96,9 @@ impl Declared {
         declared
     }
 
-    /// Every captured table as SQL takes it.
-    pub(crate) fn quoted_tables(&self) -> Vec<String> {
-        self.changes.keys().chain(&self.outboxes).map(TableName::quoted).collect()
+    /// Every outbox table as SQL takes it.
+    pub(crate) fn quoted_outboxes(&self) -> Vec<String> {
+        self.outboxes.iter().map(TableName::quoted).collect()
     }
 }
 

@@ -19,12 +19,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
-use tailwater_topics_contract::{Lsn, PipelineName, Position, Seq, TopicName};
+use tailwater_topics_contract::{
+    Lsn, PipelineName, Position, Registrations, Seq, TableName, TopicName,
+};
 use tokio::sync::Notify;
 
 use crate::capture::Resume;
 use crate::config::Config;
+use crate::copies::{Copies, Existing};
 use crate::publish;
+use crate::snapshot::Copying;
 
 /// The key of the progress record.
 pub const KEY: &[u8] = b"progress";
@@ -60,6 +64,12 @@ pub struct Record {
     pub options: String,
     /// Where each topic ended at least.
     pub ends: Ends,
+    /// Tables whose rows, present before their changes were captured, need no copy any more.
+    #[serde(default, skip_serializing_if = "Copies::is_empty")]
+    pub tables: Copies,
+    /// The copy that is being made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copying: Option<Copying>,
     /// When this was written, in milliseconds since 1970.
     pub at_ms: i64,
 }
@@ -109,6 +119,8 @@ impl Record {
             timeline,
             options: options.to_owned(),
             ends: Ends::new(),
+            tables: Copies::default(),
+            copying: None,
             at_ms: 0,
         }
     }
@@ -189,6 +201,9 @@ pub struct Progress {
     idle: Lsn,
     /// The server waits for an answer to `idle`.
     asked: bool,
+    /// As the next record will say it.
+    tables: Copies,
+    copying: Option<Copying>,
 }
 
 impl Progress {
@@ -197,7 +212,8 @@ impl Progress {
         let durable = Arc::new(Durable::default());
         durable.set(record.position);
         let idle = record.position;
-        Self { record, durable, idle, asked: false }
+        let tables = record.tables.clone();
+        Self { record, durable, idle, asked: false, tables, copying: None }
     }
 
     /// What the status updates read.
@@ -244,9 +260,48 @@ impl Progress {
                 next_ordinal: position.ordinal,
             }),
             ends: merged(&self.record.ends, ends),
+            tables: self.tables.clone(),
+            copying: self.copying.clone(),
             at_ms: now_ms,
             ..self.record.clone()
         }
+    }
+
+    /// A copy begins, or has ended.
+    pub fn on_copying(&mut self, copying: Option<Copying>) {
+        self.copying = copying;
+    }
+
+    /// So many rows of the copy are written.
+    pub fn on_copied_rows(&mut self, rows: u64) {
+        if let Some(copying) = &mut self.copying {
+            copying.rows = rows;
+        }
+    }
+
+    /// A range of the copy, with this share of its bytes, is written.
+    pub fn on_copied_range(&mut self, bytes: u64) {
+        if let Some(copying) = &mut self.copying {
+            copying.bytes_done += bytes;
+        }
+    }
+
+    /// The last row of a table is written. Durable with the next record, as the row itself is.
+    pub fn on_copied(&mut self, table: TableName, existing: Existing) {
+        if let Some(copying) = &mut self.copying {
+            copying.tables_left = copying.tables_left.saturating_sub(1);
+        }
+        self.tables.insert(table, existing);
+    }
+
+    /// Topics were registered or removed.
+    pub fn on_registrations(&mut self, registered: &Registrations) {
+        self.tables.retain(registered);
+    }
+
+    /// The copy that is being made.
+    pub fn copying(&mut self) -> Option<&mut Copying> {
+        self.copying.as_mut()
     }
 
     /// The Kafka transaction that holds this record is committed: from now on the slot may forget.

@@ -1,46 +1,44 @@
-//! One session after the other, and in each the loop from stream to log.
+//! One session after the other.
 //!
 //! ```text
-//!  session: fence ─▶ progress ─▶ slot ─▶ decide ─▶ stream
-//!                                                   │ queue (bytes)
-//!  pipeline thread:  chunk ─▶ Capture ─▶ Batch ─▶ Publisher ─ commit(progress) ─▶ Durable ─▶ slot
+//!  session: fence ─▶ progress ─▶ slot ─▶ decide ─▶ stream ─── queue (bytes) ─▶ pipeline, on its thread
+//!                                         └─▶ tables to copy ─▶ workers ─ queue ──────┘
 //! ```
 //!
-//! * A Kafka transaction ends when it is full, old, or when nothing more is waiting between two Postgres
-//!   transactions; then its progress record goes with it.
 //! * A session that ends for a passing reason is followed by a fresh one, from fencing onwards. Nothing is
 //!   carried over but the configuration: what is durable stands in the log.
 
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tailwater_runtime::{Backoff, Classify, ErrorClass, Health, clock};
-use tailwater_topics_contract::{Lsn, Registrations, TopicName};
+use tailwater_topics_contract::{Registrations, TopicName};
 use tokio::sync::{oneshot, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use crate::batch::Batch;
-use crate::capture::{self, Capture, SourceName, Step};
-use crate::config::{Config, Limits};
+use crate::capture::{self, Capture, SourceName};
+use crate::config::Config;
+use crate::copier::Copier;
 use crate::error::Error;
+use crate::first::{self, First};
 use crate::outbox::OutboxError;
+use crate::pipeline::Pipeline;
 use crate::preflight::{self, Declared, Finding, Severity};
 use crate::progress::{Progress, Record};
 use crate::publish::Publisher;
 use crate::publish::kafka::{self, End, Kafka};
 use crate::route::RouteError;
 use crate::slot::{self, Server};
+use crate::snapshot::Taken;
 use crate::start::{self, Ours, Start, Stop};
 use crate::stream::{
-    Connection, Feed, Frame, Frames, Input, Mode, Receiver, Sender, Timing, queue,
-    quote_identifier, quote_literal,
+    Connection, Feed, Input, Mode, Receiver, Sender, Timing, queue, quote_identifier, quote_literal,
 };
 use crate::{metrics as names, stream};
 
@@ -66,12 +64,6 @@ const SETTLE_LOOK: Duration = Duration::from_secs(1);
 /// How often in a row a table without a topic may stop the stream before it stops for good: its registration
 /// may be on the way.
 const UNDECLARED_MAX: u32 = 5;
-
-/// Bytes of records gathered before they are handed to the publisher, so that sending overlaps with decoding.
-const HAND_OVER: usize = 128 << 10;
-
-/// How often an idle pipeline looks whether its position should be written.
-const IDLE_TICK: Duration = Duration::from_millis(250);
 
 /// Reads the database into Kafka until told to stop, or until something happens that waiting does not mend.
 ///
@@ -209,7 +201,7 @@ async fn session(
         () = shutdown.cancelled() => return Ok(()),
         begun = begin(config, registrations, health, &leave.stop) => begun?,
     };
-    let Begun { copying, server, publisher, progress, registered } = begun;
+    let Begun { copying, server, publisher, progress, registered, taken } = begun;
 
     let source = SourceName {
         pipeline: config.pipeline.clone(),
@@ -218,6 +210,11 @@ async fn session(
     let capture = Capture::new(source, &registered, progress.record().resume())?;
     let (sender, receiver) = queue(config.limits.queue_bytes);
     leave.queue = Some(sender.clone());
+    let mut copier = Copier::new(config, sender.clone(), progress.record().tables.clone());
+    if let Some(taken) = taken {
+        copier.begin(taken);
+    }
+    copier.on_registrations(&registered);
     let timing = Timing::for_server(server.wal_sender_timeout_ms, clock::now_ms);
     let feed = Feed::new(copying, sender.clone(), progress.durable(), timing);
     let mut feed = tokio::spawn(feed.run(leave.feed.clone()));
@@ -225,7 +222,7 @@ async fn session(
     let mut pipeline = spawn_pipeline(pipeline, receiver, Arc::clone(&leave.stop));
     health.ready(PART);
 
-    let mut fed = None;
+    let (mut fed, mut copied) = (None, None);
     let mut follow = true;
     let drained = loop {
         tokio::select! {
@@ -238,12 +235,19 @@ async fn session(
                 fed = Some(ended);
                 leave.stop_pipeline();
             }
+            failed = copier.failed(), if copied.is_none() => {
+                copied = Some(failed);
+                leave.stop_pipeline();
+            }
             changed = registrations.changed(), if follow => {
                 follow = changed.is_ok();
-                sender.push(Input::Registrations(registrations.borrow_and_update().clone()));
+                let registered = registrations.borrow_and_update().clone();
+                copier.on_registrations(&registered);
+                sender.push(Input::Registrations(registered));
             }
         }
     };
+    drop(copier);
     // Only now, so that the last status update carries what the drain made durable.
     leave.feed.cancel();
     let fed = match fed {
@@ -251,6 +255,9 @@ async fn session(
         None => feed.await,
     };
     drained?;
+    if let Some(error) = copied {
+        return Err(error);
+    }
     match fed {
         Ok(Ok(())) => Ok(()),
         // What was asked for has been done; a server that hung up first is no news.
@@ -284,6 +291,8 @@ struct Begun {
     publisher: Kafka,
     progress: Progress,
     registered: Registrations,
+    /// The first copy of a first start.
+    taken: Option<Taken>,
 }
 
 /// From nothing to a stream, in the order that makes the answers trustworthy: fence, then read progress, then
@@ -334,12 +343,19 @@ async fn begin(
             start => break (server, start),
         }
     };
+    let mut taken = None;
     let record = match (start, record) {
         (Start::Resume { timeline }, Some(record)) => {
             check_log_ends(config, &record).await?;
             tracing::info!(slot, position = %record.position, seq = record.seq, "resuming");
             // Comparable, or nothing is in flight.
-            Record { timeline, options: options.clone(), ..record }
+            let mut record = Record { timeline, options: options.clone(), ..record };
+            record.tables.retain(&registered);
+            if config.from_now {
+                let tables = record.tables.missing(&registered);
+                first::left_out(&mut record, tables);
+            }
+            record
         }
         (start, record) => {
             let unfinished = matches!(start, Start::First { unfinished: true });
@@ -347,11 +363,18 @@ async fn begin(
             let announced = record.unwrap_or_else(|| {
                 Record::first(&config.pipeline, &server.system_id, server.timeline, &options)
             });
-            let tables = declared.quoted_tables();
-            let first = First { config, slot: &slot, tables: &tables, unfinished, announced };
-            let (back, record) = first.run(&mut connection, publisher).await?;
-            publisher = back;
-            record
+            let outboxes = declared.quoted_outboxes();
+            let first = First {
+                config,
+                slot: &slot,
+                registered: &registered,
+                outboxes: &outboxes,
+                unfinished,
+                announced,
+            };
+            let begun = first.run(&mut connection, publisher).await?;
+            (publisher, taken) = (begun.publisher, begun.taken);
+            begun.record
         }
     };
     let command = format!(
@@ -361,7 +384,8 @@ async fn begin(
         quote_literal(&publications(config).map(|name| quote_identifier(&name)).join(","))
     );
     let copying = connection.stream(&command).await?;
-    Ok(Begun { copying, server, publisher, progress: Progress::new(record), registered })
+    let progress = Progress::new(record);
+    Ok(Begun { copying, server, publisher, progress, registered, taken })
 }
 
 fn publications(config: &Config) -> [String; 2] {
@@ -500,305 +524,4 @@ async fn check_topics_empty(config: &Config, registered: &Registrations) -> Resu
         }
     })
     .await
-}
-
-/// The very first start.
-///
-/// It announces itself in progress before it makes the slot. So a slot without progress is never ours, and a
-/// start that dies in between is taken up again: its slot has given nothing out, and is made anew.
-struct First<'a> {
-    config: &'a Config,
-    slot: &'a str,
-    tables: &'a [String],
-    unfinished: bool,
-    announced: Record,
-}
-
-impl First<'_> {
-    async fn run(
-        self,
-        connection: &mut Connection,
-        publisher: Kafka,
-    ) -> Result<(Kafka, Record), Error> {
-        let tables = if self.config.from_now { &[] } else { self.tables };
-        // Before anything is made, so that the usual refusal leaves no trace.
-        if let Some(table) = slot::first_filled(connection, tables).await? {
-            return Err(Stop::SnapshotNeeded { table }.into());
-        }
-        let announced = Record { at_ms: clock::now_ms(), ..self.announced };
-        let publisher = write(publisher, &announced).await?;
-        if self.unfinished {
-            slot::drop(connection, self.slot).await?;
-        }
-        tracing::info!(slot = self.slot, "creating the slot; it waits for running transactions");
-        let (begins, filled) = slot::create(connection, self.slot, tables).await?;
-        if let Some(table) = filled {
-            slot::drop(connection, self.slot).await?;
-            return Err(Stop::SnapshotNeeded { table }.into());
-        }
-        let record = Record { position: begins, at_ms: clock::now_ms(), ..announced };
-        let publisher = write(publisher, &record).await?;
-        tracing::info!(slot = self.slot, position = %begins, "first start");
-        Ok((publisher, record))
-    }
-}
-
-async fn write(mut publisher: Kafka, record: &Record) -> Result<Kafka, Error> {
-    let value = record.encode();
-    blocking(move || {
-        publisher.commit(&value)?;
-        Ok(publisher)
-    })
-    .await
-}
-
-/// From stream to log, on a thread of its own.
-pub struct Pipeline<P> {
-    capture: Capture,
-    batch: Batch,
-    publisher: P,
-    progress: Progress,
-    limits: Limits,
-    clock: fn() -> i64,
-    open: Open,
-    wal_end: Lsn,
-    /// Since when `behind_target`, an end of the WAL seen then, is not durable.
-    behind_since_ms: Option<i64>,
-    behind_target: Lsn,
-    /// Not taken yet.
-    registered: Option<Registrations>,
-}
-
-/// What the open Kafka transaction holds, handed over or still in the batch.
-#[derive(Default)]
-struct Open {
-    since: Option<Instant>,
-    records: u64,
-    bytes: usize,
-    /// Commit time of its first finished Postgres transaction, in microseconds since 1970.
-    oldest_us: Option<i64>,
-    capture: Duration,
-    send: Duration,
-    rows: u64,
-    commits: u64,
-    given_up: u64,
-}
-
-impl<P: Publisher> Pipeline<P> {
-    /// Goes on where `progress` and `capture` stand.
-    pub fn new(
-        capture: Capture,
-        publisher: P,
-        progress: Progress,
-        limits: Limits,
-        clock: fn() -> i64,
-    ) -> Self {
-        Self {
-            capture,
-            batch: Batch::default(),
-            publisher,
-            progress,
-            limits,
-            clock,
-            open: Open::default(),
-            wal_end: Lsn::ZERO,
-            behind_since_ms: None,
-            behind_target: Lsn::ZERO,
-            registered: None,
-        }
-    }
-
-    /// Works until `stop` is set or the sender is gone, then commits what is complete.
-    pub fn run(mut self, queue: &Receiver, stop: &AtomicBool) -> Result<(), Error> {
-        let ended = self.work(queue, stop);
-        if ended.is_err() {
-            self.publisher.abort();
-        }
-        ended
-    }
-
-    fn work(&mut self, queue: &Receiver, stop: &AtomicBool) -> Result<(), Error> {
-        loop {
-            if stop.load(Ordering::Acquire) {
-                return self.drain();
-            }
-            match queue.pop(self.wait()) {
-                Ok(Input::Chunk(chunk)) => {
-                    self.on_chunk(&chunk)?;
-                    queue.done(chunk.len());
-                }
-                Ok(Input::Registrations(registrations)) => self.registered = Some(registrations),
-                Ok(Input::Wake) => {}
-                Err(RecvTimeoutError::Timeout) => self.on_quiet()?,
-                Err(RecvTimeoutError::Disconnected) => return self.drain(),
-            }
-        }
-    }
-
-    /// How long to wait for more before something else is due.
-    fn wait(&self) -> Duration {
-        match self.open.since {
-            None => IDLE_TICK,
-            Some(_) if !self.capture.is_inside_transaction() => Duration::ZERO,
-            Some(since) => self.delay().saturating_sub(since.elapsed()),
-        }
-    }
-
-    fn delay(&self) -> Duration {
-        Duration::from_millis(self.limits.transaction_delay_ms)
-    }
-
-    /// Takes whole messages of the stream.
-    pub fn on_chunk(&mut self, chunk: &[u8]) -> Result<(), Error> {
-        let began = Instant::now();
-        let sent = self.open.send;
-        let now_ms = (self.clock)();
-        for frame in Frames::new(chunk) {
-            self.register()?;
-            match frame {
-                Frame::Data { wal_end, body } => {
-                    self.wal_end = self.wal_end.max(wal_end);
-                    self.on_data(body, now_ms)?;
-                }
-                Frame::Keepalive { wal_end, reply } => {
-                    self.wal_end = self.wal_end.max(wal_end);
-                    // A transaction that is half in Kafka is open too, even before it has come again.
-                    let inside = self.capture.is_inside_transaction()
-                        || self.capture.at().in_flight.is_some();
-                    self.progress.on_keepalive(wal_end, reply, inside);
-                }
-            }
-        }
-        self.open.capture += began.elapsed().saturating_sub(self.open.send.saturating_sub(sent));
-        if self.open.since.is_some_and(|since| since.elapsed() >= self.delay()) {
-            self.close()?;
-        }
-        Ok(())
-    }
-
-    /// Takes new registrations, between two Postgres transactions.
-    fn register(&mut self) -> Result<(), Error> {
-        if self.capture.is_inside_transaction() {
-            return Ok(());
-        }
-        match self.registered.take() {
-            Some(registrations) => Ok(self.capture.on_registrations(&registrations)?),
-            None => Ok(()),
-        }
-    }
-
-    fn on_data(&mut self, body: &[u8], now_ms: i64) -> Result<(), Error> {
-        let (records, bytes) = (self.batch.len(), self.batch.bytes());
-        let given_up = self.capture.given_up();
-        let step = self.capture.on_message(body, now_ms, &mut self.batch)?;
-        let added = self.batch.len() - records;
-        if added > 0 {
-            self.open.since.get_or_insert_with(Instant::now);
-            self.open.records += added as u64;
-            self.open.bytes += self.batch.bytes() - bytes;
-        }
-        self.open.rows += u64::from(matches!(body.first(), Some(b'I' | b'U' | b'D')));
-        self.open.given_up += self.capture.given_up() - given_up;
-        let committed = match step {
-            Step::Committed { commit_ts_us, .. } => {
-                self.open.commits += 1;
-                if self.open.records > 0 {
-                    self.open.oldest_us.get_or_insert(commit_ts_us);
-                }
-                true
-            }
-            Step::Inside | Step::Outside => false,
-        };
-        // Better a little early at a commit than on time inside a transaction.
-        let full = self.fill() >= 1.0 || (committed && self.fill() >= 0.75);
-        if full {
-            self.close()
-        } else if self.batch.bytes() >= HAND_OVER {
-            self.hand_over()
-        } else {
-            Ok(())
-        }
-    }
-
-    /// How full the open Kafka transaction is; 1 is full.
-    fn fill(&self) -> f64 {
-        let bytes = self.open.bytes as f64 / self.limits.transaction_bytes as f64;
-        let records = self.open.records as f64 / self.limits.transaction_rows as f64;
-        bytes.max(records)
-    }
-
-    /// Nothing is waiting.
-    pub fn on_quiet(&mut self) -> Result<(), Error> {
-        let due = match self.open.since {
-            Some(since) => !self.capture.is_inside_transaction() || since.elapsed() >= self.delay(),
-            None => self.progress.is_due(&self.capture.at(), (self.clock)()),
-        };
-        self.gauge();
-        if due { self.close() } else { Ok(()) }
-    }
-
-    /// Commits what is complete, and the position of an idle stream at once.
-    pub fn drain(&mut self) -> Result<(), Error> {
-        if self.open.since.is_some() || self.progress.is_ahead(&self.capture.at()) {
-            self.close()?;
-        }
-        Ok(())
-    }
-
-    fn hand_over(&mut self) -> Result<(), Error> {
-        if self.batch.is_empty() {
-            return Ok(());
-        }
-        let began = Instant::now();
-        self.publisher.send(&self.batch)?;
-        self.batch.clear();
-        self.open.send += began.elapsed();
-        Ok(())
-    }
-
-    /// Ends the Kafka transaction: records, progress, commit; only then the slot.
-    fn close(&mut self) -> Result<(), Error> {
-        self.hand_over()?;
-        let at = self.capture.at();
-        let record = self.progress.next(&at, self.publisher.ends(), (self.clock)());
-        self.publisher.commit(&record.encode())?;
-        self.progress.on_committed(record);
-        let open = std::mem::take(&mut self.open);
-        metrics::counter!(names::TRANSACTIONS).increment(1);
-        metrics::counter!(names::RECORDS).increment(open.records);
-        metrics::counter!(names::BYTES).increment(open.bytes as u64);
-        metrics::counter!(names::ROWS).increment(open.rows);
-        metrics::counter!(names::COMMITS).increment(open.commits);
-        metrics::counter!(names::GIVEN_UP).increment(open.given_up);
-        if open.records > 0 {
-            let stage = |stage: &'static str, took: Duration| {
-                metrics::histogram!(names::STAGE, "stage" => stage).record(took.as_secs_f64());
-            };
-            stage("capture", open.capture);
-            stage("send", open.send);
-        }
-        if let Some(oldest_us) = open.oldest_us {
-            let took = (self.clock)().saturating_mul(1000).saturating_sub(oldest_us).max(0);
-            metrics::histogram!(names::COMMIT_TO_BROKER).record(took as f64 / 1e6);
-        }
-        self.gauge();
-        Ok(())
-    }
-
-    fn gauge(&mut self) {
-        let durable = self.progress.record().position;
-        let lag = self.wal_end.0.saturating_sub(durable.0);
-        self.behind_since_ms = match (lag, self.behind_since_ms) {
-            (0, _) => None,
-            (_, Some(since)) if durable < self.behind_target => Some(since),
-            _ => {
-                self.behind_target = self.wal_end;
-                Some((self.clock)())
-            }
-        };
-        metrics::gauge!(names::LAG_BYTES).set(lag as f64);
-        let behind_ms = self.behind_since_ms.map_or(0, |since| (self.clock)() - since);
-        metrics::gauge!(names::LAG_SECONDS).set(behind_ms.max(0) as f64 / 1000.0);
-        metrics::gauge!(names::CONFIRMED_LSN).set(durable.0 as f64);
-    }
 }

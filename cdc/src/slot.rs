@@ -132,23 +132,31 @@ pub async fn history(connection: &mut Connection, timeline: u32) -> Result<Histo
     Ok(History::parse(row.get(1).unwrap_or_default()))
 }
 
-/// Creates the slot and looks, in the very snapshot at which it begins, for tables that hold rows. Answers the
-/// position at which the slot begins and the first such table. When nobody wants to know, pass no tables.
+/// Creates the slot. Answers the position at which it begins and, when asked for, the name of the snapshot that sees
+/// exactly what committed before; it can be imported until the next command on this connection.
 pub async fn create(
     connection: &mut Connection,
     slot: &str,
-    tables: &[String],
+    export: bool,
 ) -> Result<(Lsn, Option<String>), Error> {
-    let name = quote_identifier(slot);
-    connection.query("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
-    let sql = format!("CREATE_REPLICATION_SLOT {name} LOGICAL pgoutput USE_SNAPSHOT");
-    let created = connection.query_within(&sql, CREATE_WAIT).await?;
-    let row = created.into_iter().next();
-    let row = row.ok_or_else(|| missing(connection, "CREATE_REPLICATION_SLOT"))?;
-    let begins = number(connection, &row, 1)?;
-    let filled = first_filled(connection, tables).await?;
-    connection.query("COMMIT").await?;
-    Ok((begins, filled))
+    let (name, snapshot) =
+        (quote_identifier(slot), if export { "EXPORT_SNAPSHOT" } else { "NOEXPORT_SNAPSHOT" });
+    make(connection, &format!("CREATE_REPLICATION_SLOT {name} LOGICAL pgoutput {snapshot}")).await
+}
+
+/// Creates a slot that ends with the connection, for its point and its snapshot.
+pub async fn create_temporary(connection: &mut Connection) -> Result<(Lsn, String), Error> {
+    let pid = one(connection, "SELECT pg_catalog.pg_backend_pid()").await?;
+    let name = quote_identifier(&format!("tailwater_copy_{}", text(connection, &pid, 0)?));
+    let sql = format!("CREATE_REPLICATION_SLOT {name} TEMPORARY LOGICAL pgoutput EXPORT_SNAPSHOT");
+    let (at, snapshot) = make(connection, &sql).await?;
+    Ok((at, snapshot.ok_or_else(|| missing(connection, "the exported snapshot"))?))
+}
+
+async fn make(connection: &mut Connection, sql: &str) -> Result<(Lsn, Option<String>), Error> {
+    let created = connection.query_within(sql, CREATE_WAIT).await?;
+    let row = created.into_iter().next().ok_or_else(|| missing(connection, sql))?;
+    Ok((number(connection, &row, 1)?, row.get(2).map(str::to_owned)))
 }
 
 /// The first of these quoted tables that holds a row.

@@ -156,11 +156,11 @@ pub enum Stop {
         /// As it would be counted now.
         now: String,
     },
-    /// Tables hold rows and nobody said what shall become of them.
+    /// An outbox holds events and nobody said what shall become of them.
     #[error(
-        "{table} already holds rows, and this version cannot take a snapshot; start once with `--from-now` to leave existing rows out and capture changes from now on"
+        "outbox {table} already holds events, and whether somebody else has sent them is not to be seen; start once with `--events-from-now` to leave them out, or empty the table first"
     )]
-    SnapshotNeeded {
+    EventsExist {
         /// The first such table, quoted.
         table: String,
     },
@@ -223,7 +223,7 @@ impl Stop {
             Self::OldPrimary { .. } => code::OLD_PRIMARY,
             Self::SlotBusy { .. } => code::SLOT_BUSY,
             Self::OptionsChanged { .. } => code::OPTIONS_CHANGED,
-            Self::SnapshotNeeded { .. } => code::SNAPSHOT_NEEDED,
+            Self::EventsExist { .. } => code::SNAPSHOT_NEEDED,
             Self::SlotForeign { .. } => code::SLOT_FOREIGN,
             Self::ProgressForeign { .. } => code::PROGRESS_FOREIGN,
             Self::TopicNotEmpty { .. } => code::TOPIC_NOT_EMPTY,

@@ -14,6 +14,7 @@
 //!   would otherwise change our records.
 
 mod connection;
+mod copy_out;
 mod feed;
 mod frame;
 mod low_water;
@@ -21,6 +22,7 @@ mod queue;
 mod startup;
 
 pub use connection::{Connection, Copying, Mode, Row, quote_identifier, quote_literal};
+pub use copy_out::{CopyOut, Lines};
 pub use feed::{Feed, Timing};
 pub use frame::{Frame, Frames, StatusUpdate};
 pub use queue::{Input, Receiver, Sender, queue};

@@ -44,8 +44,17 @@ pub(crate) struct Config {
 pub(crate) struct Reader {
     /// `admin` (127.0.0.1:18090): address of `/live`, `/ready` and `/metrics`.
     pub(crate) admin: SocketAddr,
-    /// `transaction_bytes`, `transaction_rows`, `transaction_delay`, `queue_bytes`, `slot_wait`.
+    /// `transaction_bytes`, `transaction_rows`, `transaction_delay`, `queue_bytes`, `copy_workers`, `slot_wait`.
     pub(crate) limits: Limits,
+}
+
+/// What `cdc run` is told about what tables hold already.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Existing {
+    /// Leave rows out.
+    pub(crate) from_now: bool,
+    /// Leave events out.
+    pub(crate) events_from_now: bool,
 }
 
 /// `sinks`.
@@ -144,6 +153,7 @@ fn reader(mut section: Section<'_>, mistakes: &mut Mistakes) -> Reader {
             .0
             .as_millis() as u64,
         queue_bytes: section.or("queue_bytes", bytes(default.queue_bytes), mistakes).0 as usize,
+        copy_workers: section.or("copy_workers", default.copy_workers as u64, mistakes) as usize,
         slot_wait_ms: section.or("slot_wait", millis(default.slot_wait_ms), mistakes).0.as_millis()
             as u64,
     };
@@ -151,6 +161,7 @@ fn reader(mut section: Section<'_>, mistakes: &mut Mistakes) -> Reader {
         ("transaction_bytes", limits.transaction_bytes as u64),
         ("transaction_rows", limits.transaction_rows),
         ("queue_bytes", limits.queue_bytes as u64),
+        ("copy_workers", limits.copy_workers as u64),
     ];
     for (key, _) in nothing.iter().filter(|(_, limit)| *limit == 0) {
         section.refuse(key, "expected more than 0", mistakes);
@@ -182,13 +193,14 @@ impl FromScalar for Listen {
 
 impl Config {
     /// What the reader is told.
-    pub(crate) fn reader(&self, from_now: bool) -> reader::Config {
+    pub(crate) fn reader(&self, existing: Existing) -> reader::Config {
         reader::Config {
             pipeline: self.pipeline.clone(),
             postgres: self.postgres.clone(),
             kafka: self.kafka.clone(),
             limits: self.reader.limits,
-            from_now,
+            from_now: existing.from_now,
+            events_from_now: existing.events_from_now,
         }
     }
 

@@ -60,6 +60,12 @@ pub(crate) static READER: Shape = Shape {
             "most that is held between the connection and the encoder",
         ),
         Field::or(
+            "copy_workers",
+            Form::Whole(1, 64),
+            "4",
+            "connections that read existing rows at once while they are copied",
+        ),
+        Field::or(
             "slot_wait",
             Form::Span,
             "90s",

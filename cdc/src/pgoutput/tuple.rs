@@ -31,6 +31,11 @@ impl<'a> Tuple<'a> {
         Ok(Self { column_count, bytes })
     }
 
+    /// A row in the same form, from elsewhere. Cells that cannot be read end it early.
+    pub(crate) fn built(column_count: u16, bytes: &'a [u8]) -> Self {
+        Self { column_count, bytes }
+    }
+
     /// How many columns the row has.
     pub fn column_count(&self) -> usize {
         usize::from(self.column_count)

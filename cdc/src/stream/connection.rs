@@ -43,7 +43,7 @@ pub(super) struct Wire {
 /// A session that takes queries.
 #[derive(Debug)]
 pub struct Connection {
-    wire: Wire,
+    pub(super) wire: Wire,
 }
 
 /// A session whose server is streaming.
@@ -225,7 +225,7 @@ impl Wire {
         }
     }
 
-    async fn fill(&mut self) -> Result<(), Error> {
+    pub(super) async fn fill(&mut self) -> Result<(), Error> {
         match self.socket.read_buf(&mut self.input).await {
             Ok(0) => Err(self.lost(io::ErrorKind::UnexpectedEof.into())),
             Ok(_) => Ok(()),

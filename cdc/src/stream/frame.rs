@@ -79,6 +79,11 @@ impl<'a> Frames<'a> {
     pub fn new(chunk: &'a [u8]) -> Self {
         Self(chunk)
     }
+
+    /// What has not been walked yet.
+    pub fn rest(&self) -> &'a [u8] {
+        self.0
+    }
 }
 
 impl<'a> Iterator for Frames<'a> {

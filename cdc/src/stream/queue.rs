@@ -11,6 +11,8 @@ use bytes::Bytes;
 use tailwater_topics_contract::Registrations;
 use tokio::sync::Semaphore;
 
+use crate::snapshot::Order;
+
 /// What the pipeline thread is given, in order.
 #[derive(Debug)]
 pub enum Input {
@@ -18,6 +20,8 @@ pub enum Input {
     Chunk(Bytes),
     /// What is registered has changed.
     Registrations(Registrations),
+    /// Rows that tables hold already are to be copied at a point that the stream has yet to reach.
+    Copy(Box<Order>),
     /// Look at the stop flag.
     Wake,
 }
@@ -26,23 +30,23 @@ pub enum Input {
 const UNIT: usize = 1024;
 
 /// The side of the connection.
-#[derive(Clone, Debug)]
-pub struct Sender {
-    inputs: mpsc::Sender<Input>,
+#[derive(Debug)]
+pub struct Sender<T = Input> {
+    inputs: mpsc::Sender<T>,
     room: Arc<Semaphore>,
     units_max: u32,
 }
 
 /// The side of the pipeline thread.
 #[derive(Debug)]
-pub struct Receiver {
-    inputs: mpsc::Receiver<Input>,
+pub struct Receiver<T = Input> {
+    inputs: mpsc::Receiver<T>,
     room: Arc<Semaphore>,
     units_max: u32,
 }
 
 /// A queue that holds `bytes_max` bytes, or one larger message.
-pub fn queue(bytes_max: usize) -> (Sender, Receiver) {
+pub fn queue<T>(bytes_max: usize) -> (Sender<T>, Receiver<T>) {
     let (sender, receiver) = mpsc::channel();
     let units_max = (bytes_max / UNIT).clamp(1, 1 << 24) as u32;
     let room = Arc::new(Semaphore::new(units_max as usize));
@@ -56,7 +60,14 @@ fn units(bytes: usize, units_max: u32) -> u32 {
     bytes.div_ceil(UNIT).min(units_max as usize) as u32
 }
 
-impl Sender {
+impl<T> Clone for Sender<T> {
+    fn clone(&self) -> Self {
+        let (inputs, room) = (self.inputs.clone(), Arc::clone(&self.room));
+        Self { inputs, room, units_max: self.units_max }
+    }
+}
+
+impl<T> Sender<T> {
     /// Waits until a chunk of this size has room. Nothing is lost when the wait is given up.
     pub async fn room_for(&self, bytes: usize) {
         // The semaphore is never closed, so the permit always comes; it is given back by the receiver.
@@ -66,14 +77,14 @@ impl Sender {
     }
 
     /// Hands over; for a chunk, after [`Self::room_for`]. `false` when the pipeline is gone.
-    pub fn push(&self, input: Input) -> bool {
+    pub fn push(&self, input: T) -> bool {
         self.inputs.send(input).is_ok()
     }
 }
 
-impl Receiver {
+impl<T> Receiver<T> {
     /// The next input, or why there is none.
-    pub fn pop(&self, wait: Duration) -> Result<Input, mpsc::RecvTimeoutError> {
+    pub fn pop(&self, wait: Duration) -> Result<T, mpsc::RecvTimeoutError> {
         // Without this look a wait of zero would time out although something is there.
         match self.inputs.try_recv() {
             Ok(input) => Ok(input),
@@ -106,7 +117,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_message_larger_than_the_queue_passes_alone() {
-        let (sender, receiver) = queue(4096);
+        let (sender, receiver) = queue::<Input>(4096);
         sender.room_for(1 << 20).await;
         receiver.done(1 << 20);
         sender.room_for(4096).await;

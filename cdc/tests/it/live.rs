@@ -29,7 +29,7 @@ use tokio::time::{sleep, timeout};
 use tokio_postgres::{Client, NoTls};
 use tokio_util::sync::CancellationToken;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 // ---- what arrives ----
 
@@ -211,26 +211,6 @@ async fn a_dropped_slot_and_a_slot_without_progress_stop_the_reader() {
     assert_eq!(other.fail().await.code(), "TW011");
     world.drop().await;
     other.drop().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn existing_rows_need_an_explicit_word() {
-    let mut world = World::new().await;
-    world.sql("INSERT INTO item VALUES (1, 'old')").await;
-    assert_eq!(world.fail().await.code(), "TW022");
-    assert_eq!(
-        world
-            .count("SELECT count(*) FROM pg_replication_slots WHERE database = current_database()")
-            .await,
-        0
-    );
-    world.config.from_now = true;
-    let reader = world.start_reader().await;
-    world.sql("INSERT INTO item VALUES (2, 'new')").await;
-    let records = world.read_until(&world.changes(), 1).await;
-    assert_eq!(records[0].json().unwrap()["after"]["id"], 2);
-    reader.stop().await.expect("it drains");
-    world.drop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -428,20 +408,20 @@ async fn child() {
 
 // ---- the world around a reader ----
 
-struct World {
-    config: Config,
-    registrations: Registrations,
-    client: Client,
+pub(crate) struct World {
+    pub(crate) config: Config,
+    pub(crate) registrations: Registrations,
+    pub(crate) client: Client,
 }
 
-struct Reader {
+pub(crate) struct Reader {
     task: JoinHandle<Result<(), Error>>,
     stop: CancellationToken,
-    _registrations: watch::Sender<Registrations>,
+    pub(crate) registrations: watch::Sender<Registrations>,
 }
 
 impl Reader {
-    async fn stop(self) -> Result<(), Error> {
+    pub(crate) async fn stop(self) -> Result<(), Error> {
         self.stop.cancel();
         self.ended().await
     }
@@ -485,6 +465,7 @@ pub(crate) fn config(pipeline: &str, database: &str) -> Config {
         kafka: KafkaConfig { brokers: kafka(), properties: BTreeMap::new() },
         limits: Limits { transaction_bytes: 1 << 20, ..Limits::default() },
         from_now: false,
+        events_from_now: false,
     }
 }
 
@@ -516,9 +497,38 @@ async fn create_topics(topics: &[(&TopicName, i32)]) {
     made.into_iter().for_each(|made| assert!(made.is_ok(), "{made:?}"));
 }
 
+fn registration(
+    name: TopicName,
+    from: Origin,
+    key: &[&str],
+    policy: &str,
+) -> (TopicName, TopicRegistration) {
+    let spec = TopicSpec {
+        name: name.clone(),
+        from,
+        key: None,
+        partitions: 1,
+        replication: None,
+        config: BTreeMap::from([("cleanup.policy".to_owned(), policy.to_owned())]),
+        expose: Vec::new(),
+        declared_at: None,
+    };
+    let key_columns = key.iter().map(|column| (*column).to_owned()).collect();
+    (name, TopicRegistration { spec, key_columns, standing: Standing::Active })
+}
+
 impl World {
+    /// Registers a topic for a table, and creates it.
+    pub(crate) async fn register(&mut self, table: &str, key: &str, suffix: &str) {
+        let name: TopicName = format!("{}.{suffix}", self.config.pipeline).parse().expect("a name");
+        create_topics(&[(&name, 1)]).await;
+        let from = Origin::Table(table.parse().expect("a name"));
+        let (name, topic) = registration(name, from, &[key], "compact");
+        self.registrations.topics.insert(name, topic);
+    }
+
     /// A database with a table and an outbox, their publications, and topics for both.
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let name = format!("cdc_{}", unique());
         let config = config(&name, &name);
         let root = connect(&config.postgres, "postgres").await;
@@ -542,19 +552,7 @@ impl World {
         );
         client.batch_execute(&sql).await.expect("tables and publications");
         let topic = |suffix: &str, from: Origin, key: &[&str], policy: &str| {
-            let name: TopicName = format!("{name}.{suffix}").parse().expect("a name");
-            let spec = TopicSpec {
-                name: name.clone(),
-                from,
-                key: None,
-                partitions: 1,
-                replication: None,
-                config: BTreeMap::from([("cleanup.policy".to_owned(), policy.to_owned())]),
-                expose: Vec::new(),
-                declared_at: None,
-            };
-            let key_columns = key.iter().map(|column| (*column).to_owned()).collect();
-            (name, TopicRegistration { spec, key_columns, standing: Standing::Active })
+            registration(format!("{name}.{suffix}").parse().expect("a name"), from, key, policy)
         };
         let table = "public.item".parse().expect("a name");
         let outbox = Origin::Outbox {
@@ -573,11 +571,11 @@ impl World {
         Self { config, registrations, client }
     }
 
-    fn changes(&self) -> TopicName {
+    pub(crate) fn changes(&self) -> TopicName {
         format!("{}.changes", self.config.pipeline).parse().expect("a name")
     }
 
-    fn events(&self) -> TopicName {
+    pub(crate) fn events(&self) -> TopicName {
         format!("{}.events", self.config.pipeline).parse().expect("a name")
     }
 
@@ -585,7 +583,7 @@ impl World {
         connect(&self.config.postgres, &self.config.postgres.database).await
     }
 
-    async fn sql(&self, sql: &str) {
+    pub(crate) async fn sql(&self, sql: &str) {
         // One statement at a time: each is a transaction of its own.
         for statement in sql.split(';').filter(|statement| !statement.trim().is_empty()) {
             let done = self.client.batch_execute(statement).await;
@@ -593,11 +591,11 @@ impl World {
         }
     }
 
-    async fn value(&self, sql: &str) -> String {
+    pub(crate) async fn value(&self, sql: &str) -> String {
         self.client.query_one(sql, &[]).await.expect("a row").get(0)
     }
 
-    async fn count(&self, sql: &str) -> i64 {
+    pub(crate) async fn count(&self, sql: &str) -> i64 {
         self.client.query_one(sql, &[]).await.expect("a row").get(0)
     }
 
@@ -605,11 +603,11 @@ impl World {
         let (sender, follow) = watch::channel(self.registrations.clone());
         let (stop, health) = (CancellationToken::new(), Health::default());
         let run = tailwater_cdc::run(self.config.clone(), follow, stop.clone(), health.clone());
-        (Reader { task: tokio::spawn(run), stop, _registrations: sender }, health)
+        (Reader { task: tokio::spawn(run), stop, registrations: sender }, health)
     }
 
     /// A reader that has begun to stream.
-    async fn start_reader(&self) -> Reader {
+    pub(crate) async fn start_reader(&self) -> Reader {
         let (reader, health) = self.spawn();
         let begun = Instant::now();
         while let Err(reasons) = health.check() {
@@ -624,13 +622,13 @@ impl World {
     }
 
     /// A reader that must refuse to work.
-    async fn fail(&self) -> Error {
+    pub(crate) async fn fail(&self) -> Error {
         let (reader, _) = self.spawn();
         reader.ended().await.expect_err("it must not work")
     }
 
     /// A reader in a process of its own, to be killed.
-    fn start_child(&self) -> Child {
+    pub(crate) fn start_child(&self) -> Child {
         let topics: Vec<_> = self.registrations.topics.values().collect();
         let task = serde_json::json!({
             "pipeline": self.config.pipeline.as_str(),
@@ -655,12 +653,12 @@ impl World {
         text.map_or(Lsn::ZERO, |text| text.parse().expect("an LSN"))
     }
 
-    async fn progress(&self) -> Option<progress::Record> {
+    pub(crate) async fn progress(&self) -> Option<progress::Record> {
         progress::read(&self.config).await.expect("progress can be read")
     }
 
     /// What the slot was told to forget stands in progress. The slot is asked first, because both only grow.
-    async fn assert_not_ahead(&self) {
+    pub(crate) async fn assert_not_ahead(&self) {
         let confirmed = self.confirmed().await;
         let position = self.progress().await.map(|record| record.position);
         // During the very first start the slot exists before its position is written.
@@ -670,7 +668,7 @@ impl World {
     }
 
     /// Every committed record of a topic, in order.
-    fn read_all(topic: &TopicName) -> Vec<Record> {
+    pub(crate) fn read_all(topic: &TopicName) -> Vec<Record> {
         let consumer: BaseConsumer = ClientConfig::new()
             .set("bootstrap.servers", kafka())
             .set("group.id", unique())
@@ -696,7 +694,7 @@ impl World {
         }
     }
 
-    async fn read_until(&self, topic: &TopicName, count: usize) -> Vec<Record> {
+    pub(crate) async fn read_until(&self, topic: &TopicName, count: usize) -> Vec<Record> {
         let begun = Instant::now();
         loop {
             let records = World::read_all(topic);
@@ -710,7 +708,7 @@ impl World {
     }
 
     /// Leaves nothing behind on servers that others use too.
-    async fn drop(self) {
+    pub(crate) async fn drop(self) {
         let slot = self.config.pipeline.slot();
         let begun = Instant::now();
         loop {
@@ -736,8 +734,8 @@ impl World {
     }
 }
 
-struct Record {
-    key: Option<Vec<u8>>,
+pub(crate) struct Record {
+    pub(crate) key: Option<Vec<u8>>,
     value: Option<Vec<u8>>,
     headers: Vec<(String, String)>,
 }
@@ -755,7 +753,7 @@ impl Record {
         }
     }
 
-    fn json(&self) -> Option<Value> {
+    pub(crate) fn json(&self) -> Option<Value> {
         self.value.as_deref().map(|value| serde_json::from_slice(value).expect("JSON"))
     }
 
@@ -763,7 +761,7 @@ impl Record {
         self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
-    fn seq(&self) -> u64 {
+    pub(crate) fn seq(&self) -> u64 {
         match self.header("tw-seq") {
             Some(seq) => seq.parse().expect("a number"),
             None => self.json().expect("a change")["source"]["seq"].as_u64().expect("a number"),

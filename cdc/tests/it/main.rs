@@ -5,6 +5,7 @@ mod decode;
 mod live;
 mod loops;
 mod script;
+mod snapshot;
 mod source;
 mod tables;
 mod types;

@@ -8,7 +8,7 @@ use tailwater_cdc::preflight::{self, Declared, Severity};
 use tailwater_topics_contract::{Catalog, Registrations, SinkKind};
 use tailwater_topics_registry::{Registry, Scope, plan, registrations};
 
-use crate::config::Config;
+use crate::config::{Config, Existing};
 use crate::workers::store;
 use crate::{Context, declared, output};
 
@@ -144,7 +144,7 @@ async fn search_answers(
 }
 
 async fn reader_findings(config: &Config, declared: &Declared) -> Vec<Finding> {
-    let found = preflight::check(&config.reader(false), declared).await;
+    let found = preflight::check(&config.reader(Existing::default()), declared).await;
     let finding = |found: preflight::Finding| Finding {
         severity: match found.severity {
             Severity::Warning => "warning",

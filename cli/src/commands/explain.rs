@@ -139,9 +139,9 @@ const PAGES: &[Page] = &[
     ),
     page(
         "TW022",
-        "Captured tables hold rows, and this version cannot take a snapshot.",
-        "Rows written before the first start would be missing from Kafka without anybody noticing.",
-        "Start once with `tailwater cdc run --from-now` if you can do without them.",
+        "An outbox table holds events at the very first start.",
+        "Sent once more they would repeat what another relay has sent; left out they would be missing. Nobody but you can know.",
+        "Start once with `tailwater cdc run --events-from-now` to leave them out. If nobody has sent them, insert them once more afterwards (new ids, in their order), or empty the table before the first start and write them then.",
     ),
     page(
         "TW023",
@@ -238,6 +238,12 @@ const PAGES: &[Page] = &[
         "A change cannot be decoded, routed or turned into a record.",
         "Nothing is skipped, so the slot keeps the WAL until this is mended.",
         "The message names the table. Usually a table is published that no topic takes, or a key column was dropped.",
+    ),
+    page(
+        "TW051",
+        "The rows that a table holds cannot be copied.",
+        "Tables that were finished stay finished; changes wait in Postgres and are not lost.",
+        "The message has the server's words. Usually the role may not SELECT from the table, or row security would hide rows from it: `GRANT SELECT ON schema.table TO role`, `ALTER ROLE role BYPASSRLS`. `--from-now` starts without the rows.",
     ),
     page(
         "TW059",

@@ -13,13 +13,14 @@ use anyhow::Context as _;
 use rdkafka::ClientConfig;
 use serde::Serialize;
 use tailwater_cdc::progress;
+use tailwater_cdc::snapshot::Copying;
 use tailwater_runtime::clock;
 use tailwater_sinks_worker::dead_letter::{self, Filter};
 use tailwater_topics_contract::{Lsn, Registrations, SinkName, Standing, TopicName};
 use tailwater_topics_registry::registrations;
 
 use crate::Context;
-use crate::config::Config;
+use crate::config::{Config, Existing};
 use crate::offsets::{self, Range};
 use crate::output::{self, Format, bytes};
 
@@ -140,7 +141,7 @@ async fn look(config: &Config) -> Status {
     let mut problems = Vec::new();
     let mut note = |error: anyhow::Error| problems.push(output::causes(&error).join(": "));
     let kafka = config.kafka_client();
-    let reader = config.reader(false);
+    let reader = config.reader(Existing::default());
     let (slot, progress, registered) = tokio::join!(
         slot(config),
         progress::read(&reader),
@@ -310,6 +311,9 @@ fn facts(status: &Status) -> Vec<(&'static str, String)> {
             let age = (status.at_ms - progress.at_ms).max(0) / 1000;
             facts.push(("progress", format!("{} (written {age} s ago)", progress.position)));
             facts.push(("seq", format!("{} (epoch {})", progress.seq, progress.epoch)));
+            facts.extend(
+                progress.copying.as_ref().map(|copying| ("copying", told(copying, status.at_ms))),
+            );
         }
     }
     let lag_bytes = status.reader.lag_bytes.map_or_else(unknown, bytes);
@@ -328,6 +332,20 @@ fn facts(status: &Status) -> Vec<(&'static str, String)> {
         ));
     }
     facts
+}
+
+/// How far a first copy is.
+fn told(copying: &Copying, now_ms: i64) -> String {
+    let left = copying
+        .left_ms(now_ms)
+        .map_or_else(|| "no estimate yet".to_owned(), |ms| format!("about {} s left", ms / 1000));
+    format!(
+        "{} rows, {} of {}, {} tables left, {left}",
+        copying.rows,
+        bytes(copying.bytes_done),
+        bytes(copying.bytes),
+        copying.tables_left
+    )
 }
 
 fn sink_rows(status: &Status) -> Vec<Vec<String>> {

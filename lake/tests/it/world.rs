@@ -98,6 +98,7 @@ impl World {
             },
             limits: Limits::default(),
             from_now: false,
+            events_from_now: false,
         };
         let named: Vec<&str> = tables.iter().map(|(table, ..)| *table).collect();
         let publications = format!(

@@ -1,0 +1,97 @@
+//! The very first start.
+//!
+//! It announces itself in progress before it makes the slot. So a slot without progress is never ours, and a start
+//! that dies in between is taken up again: its slot has given nothing out, and is made anew.
+
+use tailwater_runtime::clock;
+use tailwater_topics_contract::{Registrations, TableName};
+use tokio::task::spawn_blocking;
+
+use crate::config::Config;
+use crate::copies::{Copies, Existing};
+use crate::error::Error;
+use crate::progress::Record;
+use crate::publish::Publisher;
+use crate::publish::kafka::Kafka;
+use crate::slot;
+use crate::snapshot::{Keeper, Taken};
+use crate::start::Stop;
+use crate::stream::Connection;
+
+/// What a first start needs to know.
+pub(crate) struct First<'a> {
+    pub(crate) config: &'a Config,
+    pub(crate) slot: &'a str,
+    pub(crate) registered: &'a Registrations,
+    /// Outbox tables, quoted.
+    pub(crate) outboxes: &'a [String],
+    pub(crate) unfinished: bool,
+    pub(crate) announced: Record,
+}
+
+/// What it leaves behind.
+pub(crate) struct Begun {
+    pub(crate) publisher: Kafka,
+    pub(crate) record: Record,
+    /// The rows to be copied.
+    pub(crate) taken: Option<Taken>,
+}
+
+impl First<'_> {
+    pub(crate) async fn run(
+        self,
+        connection: &mut Connection,
+        publisher: Kafka,
+    ) -> Result<Begun, Error> {
+        let Self { config, slot, .. } = self;
+        let leaves_events = config.from_now || config.events_from_now;
+        let outboxes = if leaves_events { &[] } else { self.outboxes };
+        // Before anything is made, so that the usual refusal leaves no trace.
+        if let Some(table) = slot::first_filled(connection, outboxes).await? {
+            return Err(Stop::EventsExist { table }.into());
+        }
+        let announced = Record { at_ms: clock::now_ms(), ..self.announced };
+        let publisher = write(publisher, &announced).await?;
+        if self.unfinished {
+            slot::drop(connection, slot).await?;
+        }
+        tracing::info!(slot, "creating the slot; it waits for running transactions");
+        let tables = Copies::default().missing(self.registered);
+        let (begins, exported) = slot::create(connection, slot, true).await?;
+        let Some(exported) = exported else { return Err(crate::snapshot::Error::Gone.into()) };
+        let mut keeper = Keeper::import(config, &exported).await?;
+        // Once more, in the very snapshot at which the slot begins.
+        if let Some(table) = slot::first_filled(keeper.connection(), outboxes).await? {
+            slot::drop(connection, slot).await?;
+            return Err(Stop::EventsExist { table }.into());
+        }
+        let taken = if config.from_now {
+            None
+        } else {
+            Some(Taken::of(config, begins, keeper, &tables).await?)
+        };
+        let mut record = Record { position: begins, at_ms: clock::now_ms(), ..announced };
+        if config.from_now {
+            left_out(&mut record, tables);
+        }
+        let publisher = write(publisher, &record).await?;
+        tracing::info!(slot, position = %begins, "first start");
+        Ok(Begun { publisher, record, taken })
+    }
+}
+
+/// Notes that the rows of these tables stay out of Kafka.
+pub(crate) fn left_out(record: &mut Record, tables: Vec<TableName>) {
+    for table in tables {
+        record.tables.insert(table, Existing::LeftOut);
+    }
+}
+
+async fn write(mut publisher: Kafka, record: &Record) -> Result<Kafka, Error> {
+    let value = record.encode();
+    let body = move || {
+        publisher.commit(&value)?;
+        Ok(publisher)
+    };
+    spawn_blocking(body).await.unwrap_or(Err(Error::Panicked))
+}
