@@ -3,6 +3,7 @@
 //! `ls` and `cat` are here. Everything else is the work of a program of its own, `tailwater-lake`, so that what
 //! runs beside a database does not carry a query engine.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
@@ -25,7 +26,7 @@ use crate::workers::store;
 /// which must stand beside this one or on PATH; `tailwater lake query --help` asks it.
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {
-    /// List segments: where they are, which offsets they hold, how large they are
+    /// List topics, or the segments of one: where they are, which offsets they hold, how large they are
     #[command(after_help = "\
 Examples:
   tailwater lake ls
@@ -45,7 +46,7 @@ Examples:
 
 #[derive(clap::Args)]
 pub(crate) struct LsArgs {
-    /// Only segments of this topic
+    /// A topic, to list its segments
     topic: Option<TopicName>,
     /// The archive sink to look at, when there are several
     #[arg(long)]
@@ -65,6 +66,15 @@ pub(crate) struct CatArgs {
     /// The archive sink to look at, when there are several
     #[arg(long)]
     sink: Option<SinkName>,
+}
+
+#[derive(Serialize)]
+struct Topic {
+    topic: TopicName,
+    partitions: usize,
+    segments: usize,
+    records: u64,
+    bytes: u64,
 }
 
 #[derive(Serialize)]
@@ -150,14 +160,23 @@ async fn ls(
     args: &LsArgs,
 ) -> anyhow::Result<()> {
     let archive = archive(config, registered, args.sink.as_ref())?;
-    let topics = match &args.topic {
-        Some(topic) => vec![topic.clone()],
-        None => archive.topics.clone(),
+    let Some(topic) = &args.topic else {
+        let mut topics = Vec::new();
+        for topic in &archive.topics {
+            topics.push(Topic::new(topic, &archive.segments(topic).await?));
+        }
+        let header = ["TOPIC", "PARTITIONS", "SEGMENTS", "RECORDS", "SIZE"];
+        return cx.format.list(&header, &topics, |t| {
+            vec![
+                t.topic.to_string(),
+                t.partitions.to_string(),
+                t.segments.to_string(),
+                t.records.to_string(),
+                bytes(t.bytes),
+            ]
+        });
     };
-    let mut segments = Vec::new();
-    for topic in &topics {
-        segments.extend(archive.segments(topic).await?);
-    }
+    let segments = archive.segments(topic).await?;
     let header = ["KEY", "PARTITION", "FIRST", "NEXT", "RECORDS", "SIZE"];
     cx.format.list(&header, &segments, |s| {
         vec![
@@ -168,8 +187,20 @@ async fn ls(
             s.records.to_string(),
             bytes(s.bytes),
         ]
-    })?;
-    Ok(())
+    })
+}
+
+impl Topic {
+    fn new(topic: &TopicName, segments: &[Segment]) -> Self {
+        let partitions: BTreeSet<i32> = segments.iter().map(|segment| segment.partition).collect();
+        Self {
+            topic: topic.clone(),
+            partitions: partitions.len(),
+            segments: segments.len(),
+            records: segments.iter().map(|segment| segment.records).sum(),
+            bytes: segments.iter().map(|segment| segment.bytes).sum(),
+        }
+    }
 }
 
 async fn cat(config: &Config, registered: &Registrations, args: &CatArgs) -> anyhow::Result<()> {

@@ -117,11 +117,41 @@ impl Broker {
         topics: &[NewTopic],
     ) -> Result<BTreeMap<TopicName, String>, Error> {
         let results = self.create_all(topics, &options().validate_only(true)).await?;
-        let why = |(topic, result): (&NewTopic, TopicResult)| match result {
-            Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => None,
-            Err((_, code)) => Some((topic.name.clone(), code.to_string())),
+        let mut uncreatable = BTreeMap::new();
+        for (topic, result) in topics.iter().zip(results) {
+            let why = match result {
+                Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => continue,
+                Err((_, RDKafkaErrorCode::InvalidConfig)) => self.refused_settings(topic).await?,
+                Err((_, code)) => code.to_string(),
+            };
+            uncreatable.insert(topic.name.clone(), why);
+        }
+        Ok(uncreatable)
+    }
+
+    /// Which settings the broker refuses. It says only that there are some, so each is tried alone.
+    async fn refused_settings(&self, topic: &NewTopic) -> Result<String, Error> {
+        let with_one = |(name, value): (&String, &String)| NewTopic {
+            config: BTreeMap::from([(name.clone(), value.clone())]),
+            ..topic.clone()
         };
-        Ok(topics.iter().zip(results).filter_map(why).collect())
+        let trials: Vec<NewTopic> = topic.config.iter().map(with_one).collect();
+        let mut refused = Vec::new();
+        for (trial, (name, value)) in trials.iter().zip(&topic.config) {
+            let results = self
+                .create_all(std::slice::from_ref(trial), &options().validate_only(true))
+                .await?;
+            if results
+                .iter()
+                .any(|result| matches!(result, Err((_, RDKafkaErrorCode::InvalidConfig))))
+            {
+                refused.push(format!("`{name}: {value}`"));
+            }
+        }
+        if refused.is_empty() {
+            return Ok("its `config` contradicts itself".to_owned());
+        }
+        Ok(format!("it refuses {}", refused.join(", ")))
     }
 
     /// Creates a topic unless it exists, and waits until its partitions have leaders.

@@ -143,8 +143,8 @@ async fn what_cannot_work_is_refused_and_nothing_is_made() -> anyhow::Result<()>
             "key column `boody` does not exist",
         ),
         (
-            topic("a", "{ table: shop.plain }") + "config: { cleanup.plan: x }\n",
-            "Kafka would not create it",
+            topic("a", "{ table: shop.plain }") + "config: { cleanup.plan: x, retention.ms: 5 }\n",
+            "Kafka would not create it: it refuses `cleanup.plan: x`",
         ),
         (topic("a", "{ table: shop.plain }") + "replication: 9\n", "Kafka would not create it"),
         (
