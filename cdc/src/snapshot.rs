@@ -39,7 +39,7 @@ mod tables;
 mod text;
 mod workers;
 
-pub use order::{Copying, Order, Rows};
+pub use order::{Copying, Order, Ordered, Rows};
 pub use text::BadLine;
 
 pub(crate) use keeper::{Keeper, Taken};

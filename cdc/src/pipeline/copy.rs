@@ -42,18 +42,17 @@ impl<P: Publisher> Pipeline<P> {
 
     /// Whether the stream must not go on with this frame before the next copy is made: it may belong to a transaction
     /// that the copy does not see.
-    pub(super) fn is_held(&self, frame: Frame<'_>) -> bool {
-        let Some(order) = self.orders.front() else { return false };
-        if !self.is_between() {
+    pub(super) fn is_held(&mut self, frame: Frame<'_>) -> bool {
+        if self.orders.is_empty() || !self.is_between() {
             return false;
         }
-        let begins = match frame {
-            Frame::Data { body: [b'B', lsn @ ..], .. } => {
-                lsn.first_chunk().map(|lsn| Lsn(u64::from_be_bytes(*lsn)))
-            }
-            Frame::Data { .. } | Frame::Keepalive { .. } => None,
-        };
-        self.passed.max(begins.unwrap_or_default()) >= order.at
+        if let Frame::Data { body: [b'B', lsn @ ..], .. } = frame
+            && let Some(lsn) = lsn.first_chunk()
+        {
+            // Transactions come in the order of their commits, so everything before this one has been taken.
+            self.passed = self.passed.max(Lsn(u64::from_be_bytes(*lsn)));
+        }
+        self.orders.front().is_some_and(|order| self.passed >= order.at)
     }
 
     /// No transaction is open, and none of which a part is in Kafka has yet to come.

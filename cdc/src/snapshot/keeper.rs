@@ -18,13 +18,12 @@ const BEGIN_WAIT: Duration = Duration::from_secs(30);
 /// Between two looks whether a table is published.
 const PUBLISHED_LOOK: Duration = Duration::from_secs(1);
 
-/// Limits in time are meant for a role's own queries, not for a copy of a large table. The empty search path makes the
-/// server write names in full where it shows an expression.
+/// Limits in time are meant for a role's own queries, not for a copy of a large table.
 const UNLIMITED: &str = "
 SELECT set_config(name, '0', false) FROM pg_catalog.pg_settings WHERE name IN (
     'statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout', 'idle_session_timeout',
     'transaction_timeout');
-SET row_security = off; SET search_path = ''";
+SET row_security = off";
 
 /// A snapshot that can be imported as long as this lives.
 #[derive(Debug)]

@@ -736,7 +736,7 @@ impl World {
 
 pub(crate) struct Record {
     pub(crate) key: Option<Vec<u8>>,
-    value: Option<Vec<u8>>,
+    pub(crate) value: Option<Vec<u8>>,
     headers: Vec<(String, String)>,
 }
 

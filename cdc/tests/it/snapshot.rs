@@ -1,6 +1,7 @@
 //! The first copy of existing rows, between a real Postgres and a real Kafka.
 
 use std::collections::BTreeMap;
+use std::fmt::Write;
 use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
@@ -14,6 +15,7 @@ use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
 use crate::live::{PATIENCE, Record, World};
+use crate::types::corpus::{SETUP, TYPES, Type};
 
 /// What a consumer knows after it has read everything: the last row of each key.
 type Fold = BTreeMap<String, Value>;
@@ -96,12 +98,14 @@ async fn wait_for_all(world: &World) {
 }
 
 fn ops(records: &[Record]) -> Vec<String> {
-    let op = |record: &Record| {
-        record
-            .json()
-            .map_or("tombstone".to_owned(), |v| v["op"].as_str().expect("a text").to_owned())
-    };
-    records.iter().map(op).collect()
+    records.iter().map(Record::op).collect()
+}
+
+impl Record {
+    fn op(&self) -> String {
+        let op = self.json().map(|value| value["op"].as_str().expect("a text").to_owned());
+        op.unwrap_or_else(|| "tombstone".to_owned())
+    }
 }
 
 // ---- what is copied ----
@@ -203,6 +207,72 @@ async fn every_kind_of_table_is_copied_as_it_is_streamed() {
     assert_eq!(copied["listed"].len(), 2, "the row filter holds");
     assert_eq!(copied["dropped"].values().collect::<Vec<_>>(), [&json!({"id": 1, "v": "x"})]);
     world.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_type_is_copied_in_the_bytes_of_the_stream() {
+    let mut world = World::new().await;
+    // One of the values is its name.
+    world.statements("CREATE TABLE mark (id int)").await;
+    world.statements(SETUP).await;
+    let columns: Vec<String> =
+        TYPES.iter().enumerate().map(|(at, kind)| format!("v{at} {}", kind.name)).collect();
+    let mut sql = format!(
+        "CREATE TABLE every (id bigint PRIMARY KEY, {}); ALTER TABLE every REPLICA IDENTITY FULL;",
+        columns.join(", ")
+    );
+    let most = TYPES.iter().map(|kind| kind.literals.len()).max().unwrap_or_default();
+    for id in 0..=most {
+        let value = |kind: &Type| match kind.literals.get(id) {
+            None => "NULL".to_owned(),
+            Some(literal) => match literal.strip_prefix('=') {
+                Some(expression) => expression.to_owned(),
+                None => format!("'{}'", literal.replace('\'', "''")),
+            },
+        };
+        let values: Vec<String> = TYPES.iter().map(value).collect();
+        writeln!(sql, "INSERT INTO every VALUES ({id}, {});", values.join(", ")).expect("fits");
+    }
+    world.statements(&sql).await;
+    world.capture("public.every", "id", "every", "every").await;
+    let reader = world.start_reader().await;
+    wait_for_copies(&world, 2).await;
+    world.sql("UPDATE every SET id = id").await;
+    wait_for_all(&world).await;
+    reader.stop().await.expect("it drains");
+    let records = World::read_all(&world.topic("every"));
+    let (copied, streamed) = records.split_at(most + 1);
+    assert_eq!(streamed.len(), copied.len());
+    assert_eq!(
+        world
+            .progress()
+            .await
+            .expect("there is progress")
+            .tables
+            .get(&"public.every".parse().expect("a name"))
+            .map(rows),
+        Some(most as u64 + 1)
+    );
+    for (copied, streamed) in copied.iter().zip(streamed) {
+        assert_eq!(copied.key, streamed.key);
+        assert_eq!(after(copied), after(streamed));
+    }
+    world.drop().await;
+}
+
+fn rows(existing: &Existing) -> u64 {
+    match existing {
+        Existing::Copied { rows, .. } => *rows,
+        Existing::LeftOut => 0,
+    }
+}
+
+/// The bytes of the row.
+fn after(record: &Record) -> String {
+    let value = String::from_utf8(record.value.clone().expect("a value")).expect("text");
+    let (_, after) = value.split_once(r#","after":"#).expect("a row");
+    let (after, _) = after.rsplit_once(r#","source":{"version":"#).expect("a source");
+    after.to_owned()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,7 +1,7 @@
 //! Every type: what a record holds is what a `SELECT` says, in an insert, an update, a delete and a key, with default
 //! and with full replica identity.
 
-mod corpus;
+pub(crate) mod corpus;
 
 use std::collections::BTreeMap;
 use std::fmt::Write;

@@ -20,7 +20,7 @@ pub(crate) enum Command {
 Examples:
   tailwater cdc run
   tailwater cdc run --from-now           # only what changes from now on
-  tailwater cdc run --events-from-now    # first start beside an outbox whose events somebody else has sent")]
+  tailwater cdc run --events-from-now    # first start beside events that somebody else has sent")]
     Run(RunArgs),
 }
 

@@ -7,7 +7,7 @@ use Shape::{
 
 /// What a column's values look like in a record, and how Postgres itself says so.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Shape {
+pub(crate) enum Shape {
     Number,
     Float,
     Bool,
@@ -28,19 +28,19 @@ pub(super) enum Shape {
 }
 
 /// A type with its values.
-pub(super) struct Type {
+pub(crate) struct Type {
     /// As SQL names it.
-    pub(super) name: &'static str,
-    pub(super) shape: Shape,
+    pub(crate) name: &'static str,
+    pub(crate) shape: Shape,
     /// What the reference page says beside it.
-    pub(super) note: &'static str,
+    pub(crate) note: &'static str,
     /// Texts, or expressions behind `=`. The first is the example of the reference page.
-    pub(super) literals: &'static [&'static str],
+    pub(crate) literals: &'static [&'static str],
 }
 
 impl Shape {
     /// SQL that says, from the column `v`, the JSON that a record must hold. None of it knows our code.
-    pub(super) fn expected(self) -> &'static str {
+    pub(crate) fn expected(self) -> &'static str {
         // `format('%s')` is what the type's own output function prints; a cast to text may say something else.
         match self {
             Text => "to_jsonb(format('%s', v))::text",
@@ -72,7 +72,7 @@ impl Shape {
     }
 
     /// The words of the reference page.
-    pub(super) fn words(self) -> &'static str {
+    pub(crate) fn words(self) -> &'static str {
         match self {
             Number => "number",
             Float => "number; `NaN` and infinities as strings",
@@ -99,7 +99,7 @@ const PLAIN: &str =
     "CASE WHEN format('%s', v) ~ '^\\[' THEN to_jsonb(format('%s', v)) ELSE to_jsonb(v) END::text";
 
 /// Types of the database's own, and extensions.
-pub(super) const SETUP: &str = r#"
+pub(crate) const SETUP: &str = r#"
     CREATE EXTENSION hstore; CREATE EXTENSION ltree; CREATE EXTENSION citext; CREATE EXTENSION isn;
     CREATE EXTENSION cube; CREATE EXTENSION seg;
     CREATE TYPE mood AS ENUM ('ok', 'NULL', 'a,b', 'q"uote', 'back\slash', '{brace}', 'ümlaut', ' ');
@@ -122,7 +122,7 @@ const ARRAYS: &str =
     "nested for more dimensions; with a lower bound other than 1, a string of the whole text";
 const OTHER: &str = "a type that is not built in: the text that it prints";
 
-pub(super) const TYPES: &[Type] = &[
+pub(crate) const TYPES: &[Type] = &[
     t("boolean", Bool, "", &["true", "false"]),
     t("smallint", Number, "", &["-32768", "0", "32767", "7", "-1"]),
     t("integer", Number, "", &["42", "-2147483648", "2147483647", "0", "-1"]),

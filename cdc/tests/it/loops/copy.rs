@@ -1,0 +1,226 @@
+//! A copy in the loop: a scripted table, and a reader that dies at every step of copying it.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::AtomicBool;
+
+use bytes::Bytes;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use serde_json::Value;
+use tailwater_cdc::Error;
+use tailwater_cdc::copies::Existing;
+use tailwater_cdc::pgoutput::{RelationColumn, RelationMessage, ReplicaIdentity};
+use tailwater_cdc::publish::memory::{Fault, Memory, Stored};
+use tailwater_cdc::snapshot::{Order, Ordered, Rows};
+use tailwater_cdc::stream::{Input, queue};
+use tailwater_runtime::clock;
+use tailwater_topics_contract::{Lsn, TableName};
+
+use super::{last_record, limits, pipeline};
+use crate::{script, wire};
+
+const OID: u32 = 7;
+
+/// What happened to a table of ids: each transaction inserts some and deletes some.
+struct History {
+    before: BTreeSet<u64>,
+    transactions: Vec<Transaction>,
+}
+
+struct Transaction {
+    commit_lsn: u64,
+    end_lsn: u64,
+    inserted: Vec<u64>,
+    deleted: Vec<u64>,
+}
+
+impl History {
+    fn random(random: &mut StdRng) -> Self {
+        let mut next = random.random_range(0..20);
+        let before: BTreeSet<u64> = (0..next).collect();
+        let mut table = before.clone();
+        let mut transactions = Vec::new();
+        let mut at = 1_000;
+        for _ in 0..random.random_range(0..6) {
+            let inserted: Vec<u64> = (next..next + random.random_range(0..4)).collect();
+            next += inserted.len() as u64;
+            let deleted: Vec<u64> =
+                table.iter().copied().filter(|_| random.random_bool(0.2)).collect();
+            table.extend(&inserted);
+            table.retain(|id| !deleted.contains(id));
+            transactions.push(Transaction { commit_lsn: at, end_lsn: at + 48, inserted, deleted });
+            // The next one may begin where this one ends.
+            at += 48 + random.random_range(0..2) * 100;
+        }
+        Self { before, transactions }
+    }
+
+    fn end(&self) -> u64 {
+        self.transactions.last().map_or(1_000, |last| last.end_lsn)
+    }
+
+    /// The table as a snapshot at a point sees it.
+    fn table(&self, at: u64) -> BTreeSet<u64> {
+        let mut table = self.before.clone();
+        for transaction in self.transactions.iter().filter(|t| t.commit_lsn < at) {
+            table.extend(&transaction.inserted);
+            table.retain(|id| !transaction.deleted.contains(id));
+        }
+        table
+    }
+
+    fn messages_from(&self, position: Lsn) -> Vec<Vec<u8>> {
+        let columns = [("id", 20, true)];
+        let mut out = vec![script::data(0, &wire::relation(OID, "public", "item", b'd', &columns))];
+        for t in self.transactions.iter().filter(|t| t.commit_lsn >= position.0) {
+            let row = |id: &u64| [wire::text(&id.to_string())];
+            let mut say = |body: &[u8]| out.push(script::data(t.end_lsn, body));
+            say(&wire::begin(t.commit_lsn, 5));
+            t.inserted.iter().for_each(|id| say(&wire::insert(OID, &row(id))));
+            t.deleted.iter().for_each(|id| say(&wire::delete(OID, b'K', &row(id))));
+            say(&wire::commit(t.commit_lsn, t.end_lsn));
+        }
+        out.push(script::keepalive(self.end() + 1_000, false));
+        out
+    }
+}
+
+fn item() -> TableName {
+    "public.item".parse().expect("a name")
+}
+
+/// A copy whose workers have handed over everything, or gave up before the end.
+fn order(history: &History, at: u64, random: &mut StdRng) -> Order {
+    let column = RelationColumn {
+        is_identity: true,
+        name: "id".to_owned(),
+        type_oid: 20,
+        type_modifier: -1,
+        type_name: None,
+    };
+    let relation = RelationMessage {
+        oid: OID,
+        schema: "public".to_owned(),
+        name: "item".to_owned(),
+        identity: ReplicaIdentity::Default,
+        columns: vec![column],
+    };
+    let (sender, rows) = queue(1 << 20);
+    let table: Vec<u64> = history.table(at).into_iter().collect();
+    let ranges: Vec<&[u64]> = table.chunks(random.random_range(1..=5)).collect();
+    for range in &ranges {
+        for chunk in range.chunks(random.random_range(1..=3)) {
+            let lines = chunk.iter().map(|id| script::message(b'd', format!("{id}\n").as_bytes()));
+            let chunk = Bytes::from(lines.collect::<Vec<_>>().concat());
+            sender.push(Rows::Chunk { table: 0, chunk });
+        }
+        sender.push(Rows::Range { table: 0, bytes: 1 });
+    }
+    let tables = vec![Ordered { relation, ranges: ranges.len(), bytes: ranges.len() as u64 }];
+    Order { at: Lsn(at), taken_ms: 0, tables, rows }
+}
+
+/// One life of a reader: a copy if there is none yet, then the stream to its end, or to the fault.
+fn live(
+    log: &Memory,
+    history: &History,
+    point: &mut u64,
+    random: &mut StdRng,
+) -> Result<(), Error> {
+    let record = last_record(log);
+    let (pipeline, durable) = pipeline(log, limits());
+    let (sender, receiver) = queue(1 << 20);
+    if record.tables.get(&item()).is_none() {
+        // A first start copies where its slot begins. A later attempt takes a later point, at any border.
+        let points: Vec<u64> = std::iter::once(1_000)
+            .chain(history.transactions.iter().map(|t| t.end_lsn))
+            .filter(|at| at >= point && *at >= record.position.0)
+            .collect();
+        *point = match *point {
+            0 => 1_000,
+            last => *points.get(random.random_range(0..points.len().max(1))).unwrap_or(&last),
+        };
+        sender.push(Input::Copy(Box::new(order(history, *point, random))));
+    }
+    let mut messages = history.messages_from(record.position).into_iter().peekable();
+    while messages.peek().is_some() {
+        let chunk: Vec<u8> = messages.by_ref().take(random.random_range(1..=6)).flatten().collect();
+        sender.push(Input::Chunk(Bytes::from(chunk)));
+    }
+    drop(sender);
+    let ended = pipeline.run(&receiver, &AtomicBool::new(false));
+    assert!(durable.get() <= last_record(log).position, "confirmed beyond progress");
+    ended
+}
+
+/// The log folds to the table, under dense numbers, and copied rows stand at their point of history.
+fn assert_converged(log: &[Stored], history: &History, what: &str) {
+    let mut table = BTreeSet::new();
+    let mut last = (0, 0);
+    for (record, seq) in log.iter().zip((1_u64 << 44) + 1..) {
+        let value: Value =
+            serde_json::from_slice(record.value.as_deref().expect("a value")).expect("JSON");
+        let number = |field: &str| value["source"][field].as_u64().expect("a number");
+        assert_eq!(number("seq"), seq, "{what}");
+        let is_streamed = value["op"] != "r";
+        let place = (number("commit_lsn"), u8::from(is_streamed));
+        assert!(place >= last, "{what}: {value} after {last:?}");
+        last = place;
+        match value["op"].as_str() {
+            // Perhaps of a row that the interrupted attempt had not come to.
+            Some("d") => {
+                table.remove(&value["before"]["id"].as_u64());
+            }
+            _ => {
+                table.insert(value["after"]["id"].as_u64());
+            }
+        }
+    }
+    let expected: BTreeSet<_> = history.table(u64::MAX).into_iter().map(Some).collect();
+    assert_eq!(table, expected, "{what}");
+}
+
+#[test]
+fn a_copy_that_dies_at_any_step_ends_with_the_table() {
+    let base = clock::now_ms() as u64;
+    for seed in base..base + 60 {
+        let history = History::random(&mut StdRng::seed_from_u64(seed));
+        for fault in [Fault::Before, Fault::After] {
+            for step in 0.. {
+                let what = format!("seed {seed}, {fault:?} step {step}");
+                let mut random = StdRng::seed_from_u64(seed ^ step);
+                let (log, mut point) = (Memory::default(), 0);
+                log.fail_at(step, fault);
+                if live(&log, &history, &mut point, &mut random).is_err() {
+                    live(&log, &history, &mut point, &mut random)
+                        .unwrap_or_else(|error| panic!("{what}: {error}"));
+                }
+                assert_converged(&log.committed(), &history, &what);
+                let copied = last_record(&log).tables.get(&item()).cloned();
+                assert!(matches!(copied, Some(Existing::Copied { .. })), "{what}: {copied:?}");
+                if !log.has_failed() {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_copy_that_dies_again_and_again_ends_with_the_table() {
+    let base = clock::now_ms() as u64;
+    for seed in base..base + 200 {
+        let mut random = StdRng::seed_from_u64(seed);
+        let history = History::random(&mut random);
+        let (log, mut point) = (Memory::default(), 0);
+        for _ in 0..12 {
+            let fault = if random.random_bool(0.5) { Fault::Before } else { Fault::After };
+            log.fail_at(random.random_range(0..8), fault);
+            let _ = live(&log, &history, &mut point, &mut random);
+        }
+        log.fail_at(u64::MAX, Fault::Before);
+        let what = format!("seed {seed}");
+        live(&log, &history, &mut point, &mut random).unwrap_or_else(|e| panic!("{what}: {e}"));
+        assert_converged(&log.committed(), &history, &what);
+    }
+}
