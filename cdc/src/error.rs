@@ -82,6 +82,8 @@ pub mod code {
         POSTGRES_UNREACHABLE "TW042" 42
         /// The server, or something in between, does not speak the protocol.
         PROTOCOL "TW043" 43
+        /// No encrypted connection to Postgres that can be trusted.
+        TLS "TW044" 44
         /// A change cannot be decoded, routed or encoded.
         CAPTURE "TW050" 50
         /// Rows that a table holds already cannot be copied.
@@ -145,6 +147,7 @@ impl Error {
             Self::Snapshot(_) => code::COPY,
             Self::Panicked => code::BUG,
             Self::Stream(error) if error.is_login() => code::LOGIN,
+            Self::Stream(error) if error.is_tls() => code::TLS,
             Self::Stream(stream::Error::Refused { .. }) => code::POSTGRES_REFUSED,
             Self::Stream(stream::Error::Protocol { .. }) => code::PROTOCOL,
             Self::Stream(_) => code::POSTGRES_UNREACHABLE,

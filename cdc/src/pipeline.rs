@@ -203,7 +203,12 @@ impl<P: Publisher> Pipeline<P> {
             }
         }
         self.open.capture += began.elapsed().saturating_sub(self.open.send.saturating_sub(sent));
-        if self.open.since.is_some_and(|since| since.elapsed() >= self.delay()) {
+        let due = match self.open.since {
+            Some(since) => since.elapsed() >= self.delay(),
+            // Another database of the server may be so busy that keepalives leave no quiet moment.
+            None => self.progress.is_due(&self.capture.at(), now_ms),
+        };
+        if due {
             self.close()?;
         }
         Ok(taken)

@@ -25,7 +25,8 @@ use crate::shape;
 pub(crate) struct Config {
     /// `pipeline`: one database read into one Kafka cluster. Names the slot, the publications and our own topics.
     pub(crate) pipeline: PipelineName,
-    /// `postgres`: `host`, `port` (5432), `user`, `password` or `password_file`, `database`, `sslmode`.
+    /// `postgres`: `host`, `port` (5432), `user`, `password` or `password_file`, `database`, `sslmode`,
+    /// `sslrootcert`, `sslcert`, `sslkey`, `channel_binding`.
     pub(crate) postgres: PostgresConfig,
     /// `kafka`: `brokers` as `host:port,…`, and `properties` for the client, verbatim.
     pub(crate) kafka: KafkaConfig,
@@ -211,26 +212,10 @@ impl Config {
         client
     }
 
-    /// How every SQL connection of ours begins.
-    pub(crate) fn postgres_client(&self) -> tokio_postgres::Config {
-        let mut client = tokio_postgres::Config::new();
-        client
-            .host(&self.postgres.host)
-            .port(self.postgres.port)
-            .user(&self.postgres.user)
-            .dbname(&self.postgres.database)
-            .application_name(format!("tailwater {}", self.pipeline))
-            .connect_timeout(std::time::Duration::from_secs(5));
-        if let Some(password) = &self.postgres.password {
-            client.password(password.expose());
-        }
-        client
-    }
-
     /// Where the registry finds everything.
     pub(crate) fn servers(&self) -> Servers {
         Servers {
-            postgres: self.postgres_client(),
+            postgres: self.postgres.clone(),
             kafka: self.kafka_client(),
             s3: self.s3.clone(),
             opensearch: self.opensearch.clone(),
@@ -286,7 +271,7 @@ sinks: { memory: 64MiB }
     #[test]
     fn a_good_file_is_read_with_defaults_variables_and_secret_files() {
         let config = read(GOOD).expect("good");
-        assert_eq!(config.postgres.port, 5432);
+        assert_eq!(config.postgres.address(), "127.0.0.1:5432/shop");
         assert_eq!(config.postgres.password.as_ref().map(Secret::expose), Some(CANARY));
         let s3 = config.s3.as_ref().expect("given");
         assert_eq!((s3.region.as_str(), s3.path_style), ("us-east-1", true));
@@ -362,7 +347,7 @@ sink: { memory: 1 }
             with("pipeline: market", "pipeline: ${NOT_SET}"),
             with("pipeline: market", "pipeline: ${PASSWORD}"),
             with("pipeline: market", "pipelin: market"),
-            with("host: 127.0.0.1", "host: db.example"),
+            with("host: 127.0.0.1", "host: http://db.example"),
             with("host: 127.0.0.1", "host: [127.0.0.1]"),
             with("host: 127.0.0.1", "host: ''"),
             with("user: reader", "user: {}"),
@@ -370,7 +355,7 @@ sink: { memory: 1 }
             with("user: reader", "user: reader, port: -1"),
             with("user: reader", "user: reader, port: 0"),
             with("user: reader", "user: reader, port: ${PASSWORD}"),
-            with("user: reader", "user: reader, sslmode: require"),
+            with("user: reader", "user: reader, sslmode: prefer"),
             with("user: reader", "user: reader, sslmode: ${PASSWORD}"),
             with("password: \"${PASSWORD}\"", "password: [\"${PASSWORD}\"]"),
             with("password: \"${PASSWORD}\"", "password: {a: \"${PASSWORD}\"}"),

@@ -9,8 +9,24 @@ use tailwater_document::{Mistake, Mistakes, Place, Section, parse_expanding};
 /// Answers what an environment variable holds.
 pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 
-/// Reads a file whole, by the path that the configuration names.
-pub type Load<'a> = &'a dyn Fn(&Path) -> io::Result<String>;
+/// The files that a configuration names, which are looked for beside it.
+#[derive(Clone, Copy)]
+pub struct Load<'a> {
+    folder: &'a Path,
+    read: &'a dyn Fn(&Path) -> io::Result<String>,
+}
+
+impl Load<'_> {
+    /// Reads a file whole.
+    pub fn text(&self, file: &Path) -> io::Result<String> {
+        (self.read)(&self.path(file))
+    }
+
+    /// Where a file is.
+    pub fn path(&self, file: &Path) -> PathBuf {
+        self.folder.join(file)
+    }
+}
 
 /// The configuration cannot be used.
 #[derive(Debug)]
@@ -65,8 +81,9 @@ pub fn load<T>(
     let read = |path: &Path| std::fs::read_to_string(path);
     let text = read(path).map_err(|source| Error::Unreadable { path: path.to_owned(), source })?;
     let folder = path.parent().unwrap_or(Path::new(""));
-    let beside = |file: &Path| read(&folder.join(file));
-    parse(&path.display().to_string(), &text, environment, &beside, whole).map_err(Error::Mistakes)
+    let load = Load { folder, read: &read };
+    parse_beside(&path.display().to_string(), &text, environment, load, whole)
+        .map_err(Error::Mistakes)
 }
 
 /// The same for a text; `file` is its name in messages.
@@ -74,6 +91,16 @@ pub fn load<T>(
 /// # Errors
 /// Every mistake in it.
 pub fn parse<T>(
+    file: &str,
+    text: &str,
+    environment: Environment<'_>,
+    read: &dyn Fn(&Path) -> io::Result<String>,
+    whole: impl FnOnce(Section<'_>, Load<'_>, &mut Mistakes) -> Option<T>,
+) -> Result<T, Vec<Mistake>> {
+    parse_beside(file, text, environment, Load { folder: Path::new(""), read }, whole)
+}
+
+fn parse_beside<T>(
     file: &str,
     text: &str,
     environment: Environment<'_>,

@@ -34,7 +34,7 @@ free_of tailwater-sinks-search 'tailwater-sinks-archive|aws-sdk-.*' "sinks know 
 for pure in tailwater-topics-contract tailwater-document; do
     free_of "$pure" 'tokio.*|hyper.*|rdkafka.*|reqwest|aws-sdk-.*|.*postgres.*|tailwater-runtime' "it does no I/O"
 done
-for plumbing in tailwater-runtime tailwater-config; do
+for plumbing in tailwater-runtime tailwater-config tailwater-postgres; do
     free_of "$plumbing" 'tailwater-(topics|cdc|sinks|services|infra|outbox).*' "plumbing knows nothing of the domain"
 done
 

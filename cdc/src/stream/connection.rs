@@ -7,15 +7,13 @@ use bytes::BytesMut;
 use fallible_iterator::FallibleIterator;
 use postgres_protocol::message::backend::{ErrorResponseBody, Header, Message};
 use postgres_protocol::message::frontend;
+use tailwater_config::PostgresConfig;
+use tailwater_config::postgres::Host;
+use tailwater_postgres::{CONNECT_WAIT, Socket, Tried, dial, refused};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::{Error, startup};
-use tailwater_config::PostgresConfig;
-
-/// How long a server may take to accept a connection and a login.
-const CONNECT_WAIT: Duration = Duration::from_secs(10);
 
 /// How long an ordinary query may take. They read catalogs only.
 const QUERY_WAIT: Duration = Duration::from_secs(30);
@@ -35,7 +33,7 @@ pub enum Mode {
 /// The socket with what was read and not yet used.
 #[derive(Debug)]
 pub(super) struct Wire {
-    pub(super) socket: TcpStream,
+    pub(super) socket: Socket,
     pub(super) input: BytesMut,
     pub(super) address: String,
 }
@@ -64,33 +62,38 @@ impl Row {
 }
 
 impl Connection {
-    /// Connects and logs in.
+    /// Connects to the first host that answers and takes writes, and logs in.
     pub async fn open(
         config: &PostgresConfig,
         application: &str,
         mode: Mode,
     ) -> Result<Self, Error> {
-        let address = config.address();
-        let silent = |doing| Error::Silent {
-            address: config.address(),
-            doing,
-            seconds: CONNECT_WAIT.as_secs(),
-        };
-        let connecting = TcpStream::connect((config.host.as_str(), config.port));
-        let socket = timeout(CONNECT_WAIT, connecting)
-            .await
-            .map_err(|_| silent("connecting"))?
-            .map_err(|source| Error::Unreachable { address: address.clone(), source })?;
-        let unreachable = |source| Error::Unreachable { address: address.clone(), source };
-        socket.set_nodelay(true).map_err(unreachable)?;
-        let keepalive = socket2::TcpKeepalive::new()
-            .with_time(Duration::from_secs(30))
-            .with_interval(Duration::from_secs(10));
-        socket2::SockRef::from(&socket).set_tcp_keepalive(&keepalive).map_err(unreachable)?;
+        let mut tried = Tried::default();
+        for host in config.hosts.iter() {
+            match Self::open_at(config, host, application, mode).await {
+                Ok(connection) => return Ok(connection),
+                Err(error) => tried.on_failure(error)?,
+            }
+        }
+        Err(tried.at_end(config))
+    }
+
+    async fn open_at(
+        config: &PostgresConfig,
+        host: &Host,
+        application: &str,
+        mode: Mode,
+    ) -> Result<Self, Error> {
+        let address = config.address_of(host);
+        let socket = dial(config, host).await?;
         let mut wire = Wire { socket, input: BytesMut::with_capacity(8 << 10), address };
-        timeout(CONNECT_WAIT, startup::start(&mut wire, config, application, mode))
-            .await
-            .map_err(|_| silent("logging in"))??;
+        match timeout(CONNECT_WAIT, startup::start(&mut wire, config, application, mode)).await {
+            Ok(started) => started?,
+            Err(_) => {
+                let seconds = CONNECT_WAIT.as_secs();
+                return Err(Error::Silent { address: wire.address, doing: "logging in", seconds });
+            }
+        }
         Ok(Self { wire })
     }
 
@@ -190,7 +193,12 @@ impl Wire {
     }
 
     pub(super) async fn send(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        let sent = self.socket.write_all(bytes).await;
+        let sent = async {
+            self.socket.write_all(bytes).await?;
+            // TLS may hold back what did not fit into the socket at once.
+            self.socket.flush().await
+        };
+        let sent = sent.await;
         sent.map_err(|source| self.lost(source))
     }
 
@@ -234,7 +242,7 @@ impl Wire {
     }
 
     pub(super) fn lost(&self, source: io::Error) -> Error {
-        Error::Lost { address: self.address.clone(), source }
+        Error::lost(&self.address, source)
     }
 
     pub(super) fn protocol(&self, problem: impl Into<String>) -> Error {
@@ -253,24 +261,6 @@ impl Wire {
     pub(super) fn refused(&self, body: &ErrorResponseBody) -> Error {
         refused(&self.address, body)
     }
-}
-
-/// The server's error with what it says beside the message.
-fn refused(address: &str, body: &ErrorResponseBody) -> Error {
-    let (mut sqlstate, mut message, mut detail, mut hint) =
-        (String::new(), String::new(), String::new(), String::new());
-    let mut fields = body.fields();
-    while let Ok(Some(field)) = fields.next() {
-        let text = String::from_utf8_lossy(field.value_bytes());
-        match field.type_() {
-            b'C' => sqlstate = text.into_owned(),
-            b'M' => message = text.into_owned(),
-            b'D' => detail = format!(" ({text})"),
-            b'H' => hint = format!("; hint: {text}"),
-            _ => {}
-        }
-    }
-    Error::Refused { address: address.to_owned(), sqlstate, message: message + &detail + &hint }
 }
 
 /// A text as SQL and the replication commands take it: `'it''s'`.

@@ -2,7 +2,7 @@
 //!
 //! It reads as long as the queue has room and tells the server how far we are; it never waits for Kafka.
 
-use std::io::{self, Read};
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,27 +10,20 @@ use bytes::{Bytes, BytesMut};
 use postgres_protocol::message::backend::Message;
 use postgres_protocol::message::frontend;
 use tailwater_topics_contract::Lsn;
-use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::connection::Wire;
 use super::frame::{self, Frame, HEADER};
-use super::{Copying, Error, Input, Sender, StatusUpdate, low_water};
+use super::{Copying, Error, Input, Sender, StatusUpdate};
 use crate::progress::Durable;
-
-/// What the kernel gathers before it wakes us while we are behind.
-const GATHER: usize = 64 << 10;
-
-/// How long gathered bytes may wait while we are behind.
-const GATHER_WAIT: Duration = Duration::from_millis(2);
-
-/// Less than this within [`GATHER_WAIT`] means that we have caught up.
-const CAUGHT_UP: usize = 8 << 10;
 
 /// Room for one read. Larger reads gave nothing in measurements, and a chunk holds its whole block alive.
 const BLOCK: usize = 256 << 10;
+
+/// With less room than this in a block, a new one is begun.
+const ROOM: usize = 64 << 10;
 
 /// Least time between two status updates, so that a server that asks in a loop (as it does while shutting
 /// down) is answered without a busy loop on both sides.
@@ -82,14 +75,13 @@ pub struct Feed {
     moved: bool,
     heard_at: Instant,
     told_at: Instant,
-    behind: bool,
-    scratch: Vec<u8>,
 }
 
 impl Feed {
     /// Takes over a session that has begun to stream.
-    pub fn new(copying: Copying, queue: Sender, durable: Arc<Durable>, timing: Timing) -> Self {
+    pub fn new(mut copying: Copying, queue: Sender, durable: Arc<Durable>, timing: Timing) -> Self {
         let now = Instant::now();
+        copying.wire.socket.gather();
         Self {
             wire: copying.wire,
             queue,
@@ -101,8 +93,6 @@ impl Feed {
             moved: false,
             heard_at: now,
             told_at: now,
-            behind: false,
-            scratch: Vec::new(),
         }
     }
 
@@ -138,34 +128,13 @@ impl Feed {
                         return self.end().await;
                     }
                 }
-                read = read(&mut self.wire, &mut self.scratch, self.behind), if self.whole == 0 => {
-                    self.on_read(read)?;
-                }
+                read = read(&mut self.wire), if self.whole == 0 => match read {
+                    Ok(0) => return Err(self.wire.lost(io::ErrorKind::UnexpectedEof.into())),
+                    Ok(_) => self.heard_at = Instant::now(),
+                    Err(error) => return Err(self.wire.lost(error)),
+                },
             }
         }
-    }
-
-    fn on_read(&mut self, read: io::Result<usize>) -> Result<(), Error> {
-        match read {
-            // The timer ran out with nothing there: caught up.
-            Ok(0) => self.gather(false)?,
-            Ok(bytes) => {
-                self.heard_at = Instant::now();
-                if !self.behind && bytes >= GATHER {
-                    self.gather(true)?;
-                } else if self.behind && bytes < CAUGHT_UP {
-                    self.gather(false)?;
-                }
-            }
-            Err(error) => return Err(self.wire.lost(error)),
-        }
-        Ok(())
-    }
-
-    fn gather(&mut self, behind: bool) -> Result<(), Error> {
-        self.behind = behind;
-        let bytes = if behind { GATHER as i32 } else { 1 };
-        low_water::set(&self.wire.socket, bytes).map_err(|error| self.wire.lost(error))
     }
 
     /// Extends `whole` over the messages that have arrived, and notes what they say to us.
@@ -245,12 +214,10 @@ impl Feed {
         frontend::copy_done(&mut out);
         frontend::terminate(&mut out);
         self.wire.send(&out).await?;
-        self.gather(false)?;
         let closed = async {
+            let mut rest = vec![0; ROOM];
             loop {
-                self.scratch.resize(BLOCK, 0);
-                let read = tokio::io::AsyncReadExt::read(&mut self.wire.socket, &mut self.scratch);
-                match read.await {
+                match self.wire.socket.read(&mut rest).await {
                     Ok(0) | Err(_) => break,
                     Ok(_) => {}
                 }
@@ -263,44 +230,10 @@ impl Feed {
     }
 }
 
-/// Reads what is there, at least one byte. While behind, waits for [`GATHER`] bytes or the timer, and then 0
-/// means that nothing came. Given up at any await, it has taken nothing.
-async fn read(wire: &mut Wire, scratch: &mut Vec<u8>, behind: bool) -> io::Result<usize> {
-    if wire.input.capacity() - wire.input.len() < GATHER {
+/// Reads what is there; 0 is the end. Given up while it waits, it has taken nothing.
+async fn read(wire: &mut Wire) -> io::Result<usize> {
+    if wire.input.capacity() - wire.input.len() < ROOM {
         wire.input.reserve(BLOCK);
     }
-    if behind {
-        return match timeout(GATHER_WAIT, readable(&wire.socket, &mut wire.input)).await {
-            Ok(read) => read,
-            Err(_) => read_now(&wire.socket, &mut wire.input, scratch),
-        };
-    }
-    readable(&wire.socket, &mut wire.input).await
-}
-
-async fn readable(socket: &TcpStream, input: &mut BytesMut) -> io::Result<usize> {
-    loop {
-        socket.readable().await?;
-        match socket.try_read_buf(input) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            // In the middle of a gathered stream, 0 would read as "nothing yet".
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            read => return read,
-        }
-    }
-}
-
-/// Reads without asking Tokio, which knows nothing of bytes below the low-water mark.
-fn read_now(socket: &TcpStream, input: &mut BytesMut, scratch: &mut Vec<u8>) -> io::Result<usize> {
-    scratch.resize(GATHER, 0);
-    let socket = socket2::SockRef::from(socket);
-    match (&*socket).read(scratch) {
-        Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
-        Ok(bytes) => {
-            input.extend_from_slice(&scratch[..bytes]);
-            Ok(bytes)
-        }
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
-        Err(error) => Err(error),
-    }
+    wire.socket.read_buf(&mut wire.input).await
 }

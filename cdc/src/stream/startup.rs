@@ -3,13 +3,17 @@
 use bytes::BytesMut;
 use fallible_iterator::FallibleIterator;
 use postgres_protocol::authentication::md5_hash;
-use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
+use postgres_protocol::authentication::sasl::{
+    ChannelBinding, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramSha256,
+};
 use postgres_protocol::message::backend::Message;
 use postgres_protocol::message::frontend;
+use tailwater_config::PostgresConfig;
+use tailwater_config::postgres::ChannelBinding as Wanted;
+use tailwater_postgres::is_standby;
 
 use super::Error;
 use super::connection::{Mode, Wire};
-use tailwater_config::PostgresConfig;
 
 /// What the text of values depends on. A role or a database may have other defaults.
 const PINNED: [(&str, &str); 9] = [
@@ -53,9 +57,13 @@ pub(super) async fn start(
     loop {
         match wire.receive().await? {
             Message::ReadyForQuery(_) => return Ok(()),
-            Message::ParameterStatus(_)
-            | Message::BackendKeyData(_)
-            | Message::NoticeResponse(_) => {}
+            Message::ParameterStatus(body) => {
+                let (name, value) = (body.name(), body.value());
+                if is_standby(wire.built(name)?, wire.built(value)?) {
+                    return Err(Error::Standby { address: wire.address.clone() });
+                }
+            }
+            Message::BackendKeyData(_) | Message::NoticeResponse(_) => {}
             Message::ErrorResponse(body) => return Err(wire.refused(&body)),
             _ => return Err(wire.protocol("an unexpected message before it was ready")),
         }
@@ -63,34 +71,57 @@ pub(super) async fn start(
 }
 
 async fn authenticate(wire: &mut Wire, config: &PostgresConfig) -> Result<(), Error> {
+    let address = wire.address.clone();
     let password = || {
         config.password.as_ref().map(|password| password.expose().as_bytes()).ok_or_else(|| {
-            Error::NoPassword { address: config.address(), user: config.user.clone() }
+            Error::NoPassword { address: address.clone(), user: config.user.clone() }
         })
     };
+    // Only the exchange bound to the certificate proves that nobody sits in between.
+    let unbound = || match config.channel_binding {
+        Wanted::Require => Err(Error::NoBinding { address: address.clone() }),
+        Wanted::Prefer | Wanted::Disable => Ok(()),
+    };
+    let mut is_bound = false;
     loop {
         let mut out = BytesMut::new();
         match wire.receive().await? {
-            Message::AuthenticationOk => return Ok(()),
+            Message::AuthenticationOk if is_bound => return Ok(()),
+            Message::AuthenticationOk => return unbound(),
             Message::AuthenticationCleartextPassword => {
+                unbound()?;
                 wire.built(frontend::password_message(password()?, &mut out))?;
                 wire.send(&out).await?;
             }
             Message::AuthenticationMd5Password(body) => {
+                unbound()?;
                 let hash = md5_hash(config.user.as_bytes(), password()?, body.salt());
                 wire.built(frontend::password_message(hash.as_bytes(), &mut out))?;
                 wire.send(&out).await?;
             }
             Message::AuthenticationSasl(body) => {
+                let (mut plain, mut plus) = (false, false);
                 let mut offered = body.mechanisms();
-                let mut ours = false;
                 while let Some(name) = wire.built(offered.next())? {
-                    ours |= name == SCRAM_SHA_256;
+                    plain |= name == SCRAM_SHA_256;
+                    plus |= name == SCRAM_SHA_256_PLUS;
                 }
-                if !ours {
-                    return Err(wire.method("a SASL mechanism other than SCRAM-SHA-256"));
+                let end_point =
+                    wire.socket.end_point().filter(|_| config.channel_binding != Wanted::Disable);
+                let (binding, mechanism) = match end_point {
+                    Some(hash) if plus => {
+                        is_bound = true;
+                        (ChannelBinding::tls_server_end_point(hash.to_owned()), SCRAM_SHA_256_PLUS)
+                    }
+                    // The server learns that we could have, and notices if somebody hid its offer.
+                    Some(_) if plain => (ChannelBinding::unrequested(), SCRAM_SHA_256),
+                    None if plain => (ChannelBinding::unsupported(), SCRAM_SHA_256),
+                    _ => return Err(wire.method("a SASL mechanism other than SCRAM-SHA-256")),
+                };
+                if !is_bound {
+                    unbound()?;
                 }
-                scram(wire, password()?).await?;
+                scram(wire, password()?, binding, mechanism).await?;
             }
             Message::AuthenticationGss | Message::AuthenticationSspi => {
                 return Err(wire.method("GSSAPI or SSPI"));
@@ -103,11 +134,16 @@ async fn authenticate(wire: &mut Wire, config: &PostgresConfig) -> Result<(), Er
 }
 
 /// Both sides prove that they know the password, and neither sends it.
-async fn scram(wire: &mut Wire, password: &[u8]) -> Result<(), Error> {
+async fn scram(
+    wire: &mut Wire,
+    password: &[u8],
+    binding: ChannelBinding,
+    mechanism: &str,
+) -> Result<(), Error> {
     let failed = |wire: &Wire, source| Error::Scram { address: wire.address().to_owned(), source };
-    let mut exchange = ScramSha256::new(password, ChannelBinding::unsupported());
+    let mut exchange = ScramSha256::new(password, binding);
     let mut out = BytesMut::new();
-    wire.built(frontend::sasl_initial_response(SCRAM_SHA_256, exchange.message(), &mut out))?;
+    wire.built(frontend::sasl_initial_response(mechanism, exchange.message(), &mut out))?;
     wire.send(&out).await?;
     match wire.receive().await? {
         Message::AuthenticationSaslContinue(body) => {

@@ -1,5 +1,7 @@
 //! The reader between a real Postgres and a real Kafka: every test has its own database, pipeline and topics.
 
+mod connections;
+
 use std::collections::BTreeMap;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
@@ -18,7 +20,8 @@ use serde_json::Value;
 use tailwater_cdc::config::Limits;
 use tailwater_cdc::preflight::{self, Declared};
 use tailwater_cdc::{Config, Error, progress};
-use tailwater_config::{KafkaConfig, PostgresConfig, SslMode};
+use tailwater_config::{KafkaConfig, PostgresConfig};
+use tailwater_postgres::{Client, from_url};
 use tailwater_runtime::{Health, Secret, clock};
 use tailwater_topics_contract::{
     From as Origin, Lsn, Registrations, Standing, TopicName, TopicRegistration, TopicSpec,
@@ -26,7 +29,6 @@ use tailwater_topics_contract::{
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
-use tokio_postgres::{Client, NoTls};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -446,21 +448,11 @@ pub(crate) fn unique() -> String {
 }
 
 pub(crate) fn config(pipeline: &str, database: &str) -> Config {
-    let url: tokio_postgres::Config =
-        variable("TAILWATER_TEST_POSTGRES").parse().expect("a Postgres URL");
-    let host = match &url.get_hosts()[0] {
-        tokio_postgres::config::Host::Tcp(host) => host.clone(),
-        tokio_postgres::config::Host::Unix(_) => panic!("a TCP address"),
-    };
     Config {
         pipeline: pipeline.parse().expect("a name"),
         postgres: PostgresConfig {
-            host,
-            port: url.get_ports().first().copied().unwrap_or(5432),
-            user: url.get_user().unwrap_or("postgres").to_owned(),
-            password: None,
             database: database.to_owned(),
-            sslmode: Some(SslMode::Disable),
+            ..from_url(&variable("TAILWATER_TEST_POSTGRES")).expect("a URL")
         },
         kafka: KafkaConfig { brokers: kafka(), properties: BTreeMap::new() },
         limits: Limits { transaction_bytes: 1 << 20, ..Limits::default() },
@@ -470,16 +462,8 @@ pub(crate) fn config(pipeline: &str, database: &str) -> Config {
 }
 
 pub(crate) async fn connect(config: &PostgresConfig, database: &str) -> Client {
-    let (client, connection) = tokio_postgres::Config::new()
-        .host(&config.host)
-        .port(config.port)
-        .user(&config.user)
-        .dbname(database)
-        .connect(NoTls)
-        .await
-        .expect("Postgres answers");
-    tokio::spawn(connection);
-    client
+    let config = PostgresConfig { database: database.to_owned(), ..config.clone() };
+    tailwater_postgres::client(&config, "test").await.expect("Postgres answers")
 }
 
 fn admin() -> AdminClient<DefaultClientContext> {

@@ -17,6 +17,7 @@ use tailwater_cdc::progress::{Durable, Progress, Record};
 use tailwater_cdc::publish::memory::{Fault, Memory, Writer};
 use tailwater_cdc::stream::{self, Connection, Feed, Frames, Input, Mode, Receiver, Timing, queue};
 use tailwater_config::PostgresConfig;
+use tailwater_config::postgres::Hosts;
 use tailwater_runtime::clock;
 use tailwater_topics_contract::Lsn;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -167,9 +168,8 @@ fn a_successor_fences_the_reader_before_it() {
 fn an_idle_position_is_written_before_it_is_confirmed() {
     let log = Memory::default();
     let (mut pipeline, durable) = pipeline(&log, limits());
+    // Without a quiet moment: another database of the server may be busy.
     pipeline.on_chunk(&script::keepalive(5_000, false)).expect("no fault");
-    assert_eq!(durable.get(), Lsn(1_000), "not yet written");
-    pipeline.on_quiet().expect("no fault");
     assert_eq!(last_record(&log).position, Lsn(5_000));
     assert_eq!(durable.get(), Lsn(5_000));
     // The next one waits its time, save when the reader stops.
@@ -223,14 +223,7 @@ async fn play() -> (PostgresConfig, tokio::task::JoinHandle<TcpStream>) {
         socket.write_all(&agreed).await.expect("it listens");
         socket
     });
-    let config = PostgresConfig {
-        host: "127.0.0.1".to_owned(),
-        port,
-        user: "reader".to_owned(),
-        password: None,
-        database: "shop".to_owned(),
-        sslmode: None,
-    };
+    let config = PostgresConfig::new(Hosts::one("127.0.0.1", port), "reader", "shop");
     (config, server)
 }
 

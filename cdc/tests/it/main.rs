@@ -1,9 +1,11 @@
 //! The reader, from bytes to records and from Postgres to Kafka.
 
 mod capture;
+mod certificates;
 mod decode;
 mod live;
 mod loops;
+mod own_postgres;
 mod script;
 mod snapshot;
 mod source;

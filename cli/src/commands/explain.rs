@@ -234,6 +234,12 @@ const PAGES: &[Page] = &[
         "Connect to Postgres itself: a connection pooler cannot carry a replication stream.",
     ),
     page(
+        "TW044",
+        "No encrypted connection to Postgres can be made that could be trusted: the server offers no TLS, its certificate has expired, comes from an unknown authority or names another host, it refuses ours, or a file of certificates cannot be used.",
+        "Nothing. No password and no row was sent. The slot keeps the WAL.",
+        "The message says which of them, and the setting: `postgres.sslmode`, `sslrootcert`, `sslcert`, `sslkey`.",
+    ),
+    page(
         "TW050",
         "A change cannot be decoded, routed or turned into a record.",
         "Nothing is skipped, so the slot keeps the WAL until this is mended.",

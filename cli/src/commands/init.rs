@@ -13,11 +13,13 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
+use tailwater_config::PostgresConfig;
+use tailwater_postgres::from_url;
+use tailwater_runtime::Secret;
 use tailwater_topics_contract::{PipelineName, TableName, TopicName, looks_like_card_data};
 use tailwater_topics_registry::database::{Discovered, discover};
 use tailwater_topics_registry::table::TableState;
-use tokio_postgres::config::Host;
 
 use crate::output;
 
@@ -52,22 +54,17 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let mut postgres: tokio_postgres::Config = args
-        .postgres
-        .parse()
-        .context("--postgres is not a URL such as postgres://user@host:5432/database")?;
-    if postgres.get_password().is_some() {
+    let mut postgres = from_url(&args.postgres).context("--postgres")?;
+    if postgres.password.is_some() {
         bail!(
             "--postgres holds a password, which other users of this machine can see; put it into PGPASSWORD"
         );
     }
-    if let Some(password) = &args.password {
-        postgres.password(password);
-    }
-    let server = Server::of(&postgres)?;
+    postgres.password = args.password.clone().map(Secret::new);
+    postgres.check().map_err(|wrong| anyhow!("--postgres: `{}` {wrong}", wrong.key))?;
     let pipeline = match &args.pipeline {
         Some(pipeline) => pipeline.clone(),
-        None => pipeline_of(&server.database)?,
+        None => pipeline_of(&postgres.database)?,
     };
     let files = ["tailwater.yaml", "catalog/topics.yaml", "catalog/sinks.yaml"];
     for file in files {
@@ -76,12 +73,12 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<ExitCode> {
             bail!("`{}` exists; move it away or choose another folder with --dir", path.display());
         }
     }
-    eprintln!("looking through `{}` on {}:{}", server.database, server.host, server.port);
+    eprintln!("looking through `{}` on {}", postgres.database, postgres.hosts);
     let found = discover(&postgres).await?;
     let topics = topics(&found, &pipeline);
     let has_password = args.password.is_some();
     let texts = [
-        config(args, &server, &pipeline, has_password),
+        config(args, &postgres, &pipeline, has_password),
         topics.text,
         sinks(&pipeline, &topics.names),
     ];
@@ -117,30 +114,6 @@ fn report(args: &Args, found: &Discovered, topics: usize, left_out: usize) {
     eprintln!("next:  {to}tailwater check -f catalog  &&  tailwater plan -f catalog");
 }
 
-/// Where the database is.
-struct Server {
-    host: String,
-    port: u16,
-    user: String,
-    database: String,
-}
-
-impl Server {
-    fn of(config: &tokio_postgres::Config) -> anyhow::Result<Self> {
-        let host = match config.get_hosts() {
-            [Host::Tcp(host)] => host.clone(),
-            _ => bail!("--postgres must name one host, such as postgres://user@host:5432/database"),
-        };
-        let user = config.get_user().context("--postgres names no user")?.to_owned();
-        Ok(Self {
-            host,
-            port: config.get_ports().first().copied().unwrap_or(5432),
-            database: config.get_dbname().unwrap_or(&user).to_owned(),
-            user,
-        })
-    }
-}
-
 fn pipeline_of(database: &str) -> anyhow::Result<PipelineName> {
     let letters = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' };
     let name: String = database.chars().map(letters).take(40).collect();
@@ -149,22 +122,20 @@ fn pipeline_of(database: &str) -> anyhow::Result<PipelineName> {
     })
 }
 
-fn config(args: &Args, server: &Server, pipeline: &PipelineName, has_password: bool) -> String {
-    let is_near = ["localhost", "127.0.0.1", "::1"].contains(&server.host.as_str());
+fn config(
+    args: &Args,
+    postgres: &PostgresConfig,
+    pipeline: &PipelineName,
+    has_password: bool,
+) -> String {
     let password = if has_password { "\n  password: ${PGPASSWORD}" } else { "" };
-    let sslmode = if is_near {
-        ""
-    } else {
-        "\n  sslmode: disable                    # this version does not encrypt this connection"
-    };
     format!(
         "# `tailwater config reference config` explains every key.
 pipeline: {pipeline}
 postgres:
   host: {host}
-  port: {port}
   user: {user}{password}
-  database: {database}{sslmode}
+  database: {database}{tls}
 kafka:
   brokers: {kafka}
 s3:
@@ -172,13 +143,28 @@ s3:
   access_key: ${{S3_ACCESS_KEY:-tailwater}}
   secret_key: ${{S3_SECRET_KEY:-tailwater-secret}}
 ",
-        host = quoted(&server.host),
-        port = server.port,
-        user = quoted(&server.user),
-        database = quoted(&server.database),
+        host = quoted(&postgres.hosts.to_string()),
+        user = quoted(&postgres.user),
+        database = quoted(&postgres.database),
+        tls = tls(postgres),
         kafka = quoted(&args.kafka),
         s3 = quoted(&args.s3),
     )
+}
+
+/// How the connection was encrypted, as keys; nothing where the default was taken.
+fn tls(postgres: &PostgresConfig) -> String {
+    let file = |path: &Path| {
+        quoted(&std::path::absolute(path).unwrap_or(path.to_owned()).display().to_string())
+    };
+    let mut keys = Vec::new();
+    keys.extend(postgres.sslmode.map(|mode| format!("sslmode: {mode}")));
+    keys.extend(postgres.sslrootcert.as_ref().map(|path| format!("sslrootcert: {}", file(path))));
+    if let Some(own) = &postgres.client_certificate {
+        keys.push(format!("sslcert: {}", file(&own.certificate)));
+        keys.push(format!("sslkey: {}", file(&own.key)));
+    }
+    keys.iter().map(|key| format!("\n  {key}")).collect()
 }
 
 /// The topics of a database.

@@ -177,13 +177,8 @@ fn lag(slot: Option<&Slot>, progress: Option<&progress::Record>, now_ms: i64) ->
 
 async fn slot(config: &Config) -> anyhow::Result<Option<Slot>> {
     let address = config.postgres.address();
-    let connected = config.postgres_client().connect(tokio_postgres::NoTls).await;
-    let (client, connection) =
-        connected.with_context(|| format!("Postgres at {address} could not be asked"))?;
-    tokio::spawn(async move {
-        // Its end shows itself in the query.
-        let _ = connection.await;
-    });
+    let application = format!("tailwater {} status", config.pipeline);
+    let client = tailwater_postgres::client(&config.postgres, &application).await?;
     let name = config.pipeline.slot();
     let row = client
         .query_opt(SLOT, &[&name])

@@ -494,7 +494,11 @@ async fn wrong_credentials_and_servers_that_are_away_are_named_and_nothing_is_ma
             canary.to_owned(),
             format!("the S3 store at {endpoint} refused looking for the bucket: status 403"),
         ),
-        ("user: postgres", "user: nobody_here".to_owned(), "refused user `nobody_here`".to_owned()),
+        (
+            "user: postgres",
+            "user: nobody_here".to_owned(),
+            "refused, 28000: role \"nobody_here\" does not exist".to_owned(),
+        ),
         (
             &place.value(&good, "brokers"),
             "127.0.0.1:1".to_owned(),

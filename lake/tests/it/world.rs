@@ -12,7 +12,7 @@ use rdkafka::message::{Headers, Message};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tailwater_cdc::config::Limits;
-use tailwater_config::{KafkaConfig, PostgresConfig, SslMode};
+use tailwater_config::{KafkaConfig, PostgresConfig};
 use tailwater_lake::Archive;
 use tailwater_runtime::Health;
 use tailwater_sinks_worker::SourceRecord;
@@ -21,7 +21,7 @@ use tailwater_topics_contract::{
     SinkRegistration, SinkSpec, Standing, TopicName, TopicRegistration, TopicSpec,
 };
 use tokio::sync::watch;
-use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
+use tokio_postgres::{Client, SimpleQueryMessage};
 use tokio_util::sync::CancellationToken;
 
 use crate::archived::{Archived, unique, variable};
@@ -39,16 +39,8 @@ pub(crate) struct World {
 }
 
 async fn connect(postgres: &PostgresConfig, database: &str) -> Client {
-    let (client, connection) = tokio_postgres::Config::new()
-        .host(&postgres.host)
-        .port(postgres.port)
-        .user(&postgres.user)
-        .dbname(database)
-        .connect(NoTls)
-        .await
-        .expect("Postgres answers");
-    tokio::spawn(connection);
-    client
+    let config = PostgresConfig { database: database.to_owned(), ..postgres.clone() };
+    tailwater_postgres::client(&config, "test").await.expect("Postgres answers")
 }
 
 fn kafka() -> ClientConfig {
@@ -72,18 +64,10 @@ impl World {
     /// A database with `tables` (name, key columns, partitions) after `schema` was run, and an outbox `shop`.
     pub(crate) async fn new(schema: &str, tables: &[(&str, &[&str], i32)]) -> Self {
         let name = format!("lake_{}", unique());
-        let url: tokio_postgres::Config =
-            variable("TAILWATER_TEST_POSTGRES").parse().expect("a Postgres URL");
-        let tokio_postgres::config::Host::Tcp(host) = &url.get_hosts()[0] else {
-            panic!("a TCP address")
-        };
+        let url = variable("TAILWATER_TEST_POSTGRES");
         let postgres = PostgresConfig {
-            host: host.clone(),
-            port: url.get_ports().first().copied().unwrap_or(5432),
-            user: url.get_user().unwrap_or("postgres").to_owned(),
-            password: None,
             database: name.clone(),
-            sslmode: Some(SslMode::Disable),
+            ..tailwater_postgres::from_url(&url).expect("a Postgres URL")
         };
         let root = connect(&postgres, "postgres").await;
         root.batch_execute(&format!("CREATE DATABASE {name}")).await.expect("a database");

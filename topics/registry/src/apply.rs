@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use rdkafka::ClientConfig;
-use tailwater_config::{S3Config, SearchConfig};
+use tailwater_config::{PostgresConfig, S3Config, SearchConfig};
 use tailwater_runtime::clock;
 use tailwater_topics_contract::{
     Catalog, From, Origin, PipelineName, Registration, Registrations, SearchSpec, SinkKind,
@@ -25,7 +25,7 @@ use crate::{broker, database, registrations};
 #[derive(Clone, Debug)]
 pub struct Servers {
     /// The database whose tables are captured.
-    pub postgres: tokio_postgres::Config,
+    pub postgres: PostgresConfig,
     /// The brokers, with `bootstrap.servers` set.
     pub kafka: ClientConfig,
     /// The S3 store of archive sinks, if there is one. The bucket in it is replaced by each sink's own.

@@ -4,17 +4,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::time::{Duration, Instant};
 
+use tailwater_config::PostgresConfig;
+use tailwater_postgres::Client;
 use tailwater_runtime::Backoff;
 use tailwater_topics_contract::{PipelineName, TableName};
-use tokio_postgres::config::Host;
+use tokio_postgres::SimpleQueryMessage;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
 use crate::table::{Column, Identity, Leaf, TableKind, TableState};
 use crate::world::PublicationState;
 
 /// How long a server that does not answer is tried again. Covers a restart.
 const CONNECT_MAX: Duration = Duration::from_secs(15);
+
+/// How these sessions call themselves in `pg_stat_activity`.
+const APPLICATION: &str = "tailwater registry";
 
 /// What a database holds that could be captured.
 #[derive(Clone, Debug)]
@@ -28,7 +32,7 @@ pub struct Discovered {
 }
 
 /// Looks through a whole database.
-pub async fn discover(config: &tokio_postgres::Config) -> Result<Discovered, Error> {
+pub async fn discover(config: &PostgresConfig) -> Result<Discovered, Error> {
     let database = Database::connect(config).await?;
     let rows = database.client.query(NAMES, &[]).await.map_err(query("tables"))?;
     let name = |row: &tokio_postgres::Row| TableName { schema: row.get(0), table: row.get(1) };
@@ -59,7 +63,7 @@ pub(crate) struct Database {
 /// Postgres did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Nobody answered.
+    /// Nobody answered, or only servers that take no writes.
     #[error("Postgres at {address} did not answer: tried {attempts} times in {} s", waited.as_secs())]
     Unreachable {
         /// Where it was looked for.
@@ -70,21 +74,11 @@ pub enum Error {
         waited: Duration,
         /// How the last attempt ended.
         #[source]
-        source: tokio_postgres::Error,
+        source: tailwater_postgres::Error,
     },
-    /// It answered, and would not have us.
-    #[error("Postgres at {address} refused user `{user}` for database `{database}`")]
-    Refused {
-        /// Where.
-        address: String,
-        /// As whom.
-        user: String,
-        /// Which database.
-        database: String,
-        /// Why.
-        #[source]
-        source: tokio_postgres::Error,
-    },
+    /// It answered, and would not have us or not in a way that can be trusted.
+    #[error(transparent)]
+    Refused(tailwater_postgres::Error),
     /// A statement failed.
     #[error("Postgres refused `{sql}`")]
     Statement {
@@ -107,32 +101,28 @@ pub enum Error {
 
 impl Database {
     /// Connects, trying again while the server does not answer or is still starting.
-    pub(crate) async fn connect(config: &tokio_postgres::Config) -> Result<Self, Error> {
+    pub(crate) async fn connect(config: &PostgresConfig) -> Result<Self, Error> {
         let begun = Instant::now();
         let waits = Backoff::new(Duration::from_millis(100), Duration::from_secs(3), rand::rng());
         for (attempts, wait) in (1..).zip(waits) {
-            let source = match config.connect(NoTls).await {
-                Ok((client, connection)) => {
-                    tokio::spawn(async move {
-                        // Its end shows itself in the next query as well, with more to say.
-                        let _ = connection.await;
-                    });
-                    return Ok(Self { client });
-                }
+            let source = match tailwater_postgres::client(config, APPLICATION).await {
+                Ok(client) => return Ok(Self { client }),
                 Err(error) => error,
             };
-            if !passes(&source) {
-                let address = address(config);
-                let user = config.get_user().unwrap_or_default().to_owned();
-                let database = config.get_dbname().unwrap_or_default().to_owned();
-                return Err(Error::Refused { address, user, database, source });
+            if source.is_definite() {
+                return Err(Error::Refused(source));
             }
+            let address = config.address();
             if begun.elapsed() + wait > CONNECT_MAX {
-                let (address, waited) = (address(config), begun.elapsed());
-                return Err(Error::Unreachable { address, attempts, waited, source });
+                return Err(Error::Unreachable {
+                    address,
+                    attempts,
+                    waited: begun.elapsed(),
+                    source,
+                });
             }
             if attempts == 1 {
-                tracing::warn!(address = address(config), error = %source, "waiting for Postgres");
+                tracing::warn!(address, error = %source, "waiting for Postgres");
             }
             tokio::time::sleep(wait).await;
         }
@@ -302,26 +292,6 @@ impl Database {
     async fn run(&self, sql: String) -> Result<(), Error> {
         self.client.batch_execute(&sql).await.map_err(|source| Error::Statement { sql, source })
     }
-}
-
-/// Whether another attempt may go better.
-fn passes(error: &tokio_postgres::Error) -> bool {
-    match error.code() {
-        Some(code) => [SqlState::CANNOT_CONNECT_NOW, SqlState::TOO_MANY_CONNECTIONS].contains(code),
-        None => {
-            let source = std::error::Error::source(error);
-            error.is_closed() || source.is_some_and(<dyn std::error::Error>::is::<std::io::Error>)
-        }
-    }
-}
-
-fn address(config: &tokio_postgres::Config) -> String {
-    let host = match config.get_hosts().first() {
-        Some(Host::Tcp(host)) => host.clone(),
-        Some(Host::Unix(path)) => path.display().to_string(),
-        None => "localhost".to_owned(),
-    };
-    format!("{host}:{}", config.get_ports().first().copied().unwrap_or(5432))
 }
 
 fn query(what: &'static str) -> impl Fn(tokio_postgres::Error) -> Error {

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use tailwater_config::PostgresConfig;
+use tailwater_config::postgres::Hosts;
 use tailwater_topics_registry::{Error, Scope, broker, database, plan, registrations};
 
 use crate::place::Place;
@@ -233,10 +235,9 @@ async fn servers_that_do_not_answer_are_named_with_what_was_tried() -> anyhow::R
     let mut deaf = place.servers.clone();
     deaf.kafka.set("bootstrap.servers", "127.0.0.1:1");
     let mut gone = place.servers.clone();
-    gone.postgres = tokio_postgres::Config::new();
-    gone.postgres.host("127.0.0.1").port(1).user("reader").dbname("shop");
+    gone.postgres = PostgresConfig::new(Hosts::one("127.0.0.1", 1), "reader", "shop");
     let mut stranger = place.servers.clone();
-    stranger.postgres.dbname("no_such_database");
+    stranger.postgres.database = "no_such_database".to_owned();
 
     let catalog = place.catalog(&topic("plain", "{ table: shop.plain }"))?;
     let begun = Instant::now();
@@ -257,12 +258,14 @@ async fn servers_that_do_not_answer_are_named_with_what_was_tried() -> anyhow::R
         matches!(&gone, Error::Database(database::Error::Unreachable { attempts, .. }) if *attempts > 3)
     );
     assert!(
-        gone.to_string().starts_with("Postgres at 127.0.0.1:1 did not answer: tried"),
+        gone.to_string().starts_with("Postgres at 127.0.0.1:1/shop did not answer: tried"),
         "{gone}"
     );
     let stranger = stranger.err().expect("no such database").to_string();
     assert!(
-        stranger.ends_with("refused user `postgres` for database `no_such_database`"),
+        stranger.ends_with(
+            "refused, 3D000: database \"no_such_database\" does not exist; correct `postgres.database`"
+        ),
         "{stranger}"
     );
     assert!(!matches!(gone, Error::Broker(broker::Error::Client(_))));

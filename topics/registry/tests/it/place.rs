@@ -8,7 +8,8 @@ use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
-use tailwater_config::{S3Config, SearchConfig};
+use tailwater_config::{PostgresConfig, S3Config, SearchConfig};
+use tailwater_postgres::from_url;
 use tailwater_runtime::Secret;
 use tailwater_topics_contract::{Catalog, PipelineName};
 use tailwater_topics_registry::{Plan, Refusal, Registry, Scope, Servers, plan};
@@ -38,7 +39,8 @@ impl Place {
     /// A new database with the tables of [`SCHEMA`].
     pub(crate) async fn new() -> anyhow::Result<Self> {
         let id = uuid::Uuid::new_v4().simple().to_string()[..10].to_owned();
-        let mut postgres: tokio_postgres::Config = variable("TAILWATER_TEST_POSTGRES")?.parse()?;
+        let url = variable("TAILWATER_TEST_POSTGRES")?;
+        let mut postgres: tokio_postgres::Config = url.parse()?;
         let admin = connect(postgres.dbname("postgres")).await?;
         let database = format!("registry_{id}");
         admin.batch_execute(&format!("CREATE DATABASE {database}")).await?;
@@ -55,6 +57,8 @@ impl Place {
         };
         let url = variable("TAILWATER_TEST_OPENSEARCH")?;
         let opensearch = SearchConfig { url, user: None, password: None };
+        let postgres =
+            PostgresConfig { database, ..from_url(&variable("TAILWATER_TEST_POSTGRES")?)? };
         let servers = Servers { postgres, kafka, s3: Some(s3), opensearch: Some(opensearch) };
         let pipeline = format!("reg_{id}").parse()?;
         Ok(Self { id, pipeline, sql, servers, admin })

@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 
 /// Wakes the reader of `socket` only when this many bytes are there. Reads that do not wait are not affected.
-pub(super) fn set(socket: &impl AsFd, bytes: c_int) -> io::Result<()> {
+pub(crate) fn set(socket: &impl AsFd, bytes: c_int) -> io::Result<()> {
     // SAFETY: the descriptor is open for as long as `socket` is borrowed, and pointer and length describe one
     // live `c_int`, which the kernel only reads.
     let done = unsafe {

@@ -1,0 +1,222 @@
+//! A Postgres server of one test: with settings and certificates of its own, and free to be killed.
+
+use std::fs;
+use std::os::unix::fs::chown;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tailwater_config::PostgresConfig;
+use tailwater_config::postgres::Hosts;
+use tailwater_postgres::Client;
+
+pub(crate) struct OwnPostgres {
+    folder: PathBuf,
+    pub(crate) port: u16,
+    process: Option<Child>,
+}
+
+/// The newest installed server's programs.
+fn programs() -> PathBuf {
+    let versions = fs::read_dir("/usr/lib/postgresql").expect("Postgres is installed");
+    let newest = versions
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok())
+        .max()
+        .expect("Postgres is installed");
+    PathBuf::from(format!("/usr/lib/postgresql/{newest}/bin"))
+}
+
+/// Postgres refuses to run as root; then it runs as `postgres`. It dies with the test, whatever ends that.
+fn command(program: &str, folder: &Path) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "QUIT"]);
+    if owner().is_some() {
+        command.args(["--reuid=postgres", "--regid=postgres", "--init-groups"]);
+    }
+    command.arg(programs().join(program)).current_dir(folder);
+    command
+}
+
+/// User and group of `postgres`, when we are root.
+fn owner() -> Option<(u32, u32)> {
+    let id = |what: &[&str]| {
+        let output = Command::new("id").args(what).output().expect("`id` runs").stdout;
+        String::from_utf8_lossy(&output).trim().parse::<u32>().ok()
+    };
+    (id(&["-u"])? == 0).then(|| Some((id(&["-u", "postgres"])?, id(&["-g", "postgres"])?)))?
+}
+
+fn run(command: &mut Command) {
+    let output = command.output().expect("the program starts");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {said}");
+}
+
+pub(crate) fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    listener.local_addr().expect("an address").port()
+}
+
+fn new_folder() -> PathBuf {
+    let folder =
+        std::env::temp_dir().join(format!("tailwater-pg-{}", uuid::Uuid::new_v4().simple()));
+    fs::create_dir(&folder).expect("a folder");
+    if let Some((user, group)) = owner() {
+        chown(&folder, Some(user), Some(group)).expect("we are root");
+    }
+    folder
+}
+
+impl OwnPostgres {
+    /// A new cluster that is not started.
+    pub(crate) fn new() -> Self {
+        let folder = new_folder();
+        let data = folder.join("data");
+        run(command("initdb", &folder)
+            .args([
+                "-U",
+                "postgres",
+                "-A",
+                "trust",
+                "-E",
+                "UTF8",
+                "--locale=C.UTF-8",
+                "--no-sync",
+                "-D",
+            ])
+            .arg(&data));
+        let own = Self { folder, port: free_port(), process: None };
+        own.set(
+            "listen_addresses = '127.0.0.1'
+             fsync = off
+             wal_level = logical
+             wal_sender_timeout = 10s
+             max_wal_senders = 10",
+        );
+        own
+    }
+
+    /// A standby of this server, not started.
+    pub(crate) fn standby(&self) -> Self {
+        let folder = new_folder();
+        let source = format!("host=127.0.0.1 port={} user=postgres", self.port);
+        run(command("pg_basebackup", &folder)
+            .args(["-R", "-X", "stream", "--checkpoint=fast", "--no-sync", "-d", &source, "-D"])
+            .arg(folder.join("data")));
+        let own = Self { folder, port: free_port(), process: None };
+        own.set("hot_standby = on");
+        own
+    }
+
+    /// Adds to `postgresql.conf`.
+    pub(crate) fn set(&self, settings: &str) {
+        let path = self.data().join("postgresql.conf");
+        let own = format!(
+            "port = {}\nunix_socket_directories = '{}'\n",
+            self.port,
+            self.folder.display()
+        );
+        let text =
+            fs::read_to_string(&path).expect("a configuration") + "\n" + &own + settings + "\n";
+        fs::write(path, text).expect("we may write");
+    }
+
+    /// Replaces `pg_hba.conf`.
+    pub(crate) fn admit(&self, entries: &str) {
+        self.write("pg_hba.conf", entries);
+    }
+
+    /// Writes a file into the data folder, for the server's eyes only.
+    pub(crate) fn write(&self, name: &str, text: &str) {
+        use std::os::unix::fs::PermissionsExt;
+        let path = self.data().join(name);
+        fs::write(&path, text).expect("we may write");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("it is ours");
+        if let Some((user, group)) = owner() {
+            chown(&path, Some(user), Some(group)).expect("we are root");
+        }
+    }
+
+    /// Starts it and waits until it takes connections on its Unix socket.
+    pub(crate) fn start(&mut self) {
+        let log = fs::File::options().create(true).append(true).open(self.folder.join("log"));
+        let log = log.expect("a log");
+        let child = command("postgres", &self.folder)
+            .arg("-D")
+            .arg(self.data())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn();
+        self.process = Some(child.expect("Postgres starts"));
+        let began = Instant::now();
+        loop {
+            let ready = command("pg_isready", &self.folder)
+                .args(["-q", "-h"])
+                .arg(&self.folder)
+                .args(["-p", &self.port.to_string()])
+                .status();
+            if ready.is_ok_and(|status| status.success()) {
+                return;
+            }
+            assert!(began.elapsed() < Duration::from_secs(60), "not ready: {}", self.log());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Ends it as if the power went.
+    pub(crate) fn crash(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            // The process is our child and not yet waited for, so its id is nobody else's.
+            let _ = kill(Pid::from_raw(process.id() as i32), Signal::SIGQUIT);
+            let _ = process.wait();
+        }
+    }
+
+    /// Makes a standby the primary.
+    pub(crate) fn promote(&self) {
+        run(command("pg_ctl", &self.folder).args(["promote", "-w", "-D"]).arg(self.data()));
+    }
+
+    /// Takes changed settings and files.
+    pub(crate) async fn reload(&self) {
+        self.sql("SELECT pg_reload_conf()").await;
+        // The postmaster is told by a signal.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+
+    /// Over the Unix socket, as the superuser.
+    pub(crate) async fn client(&self) -> Client {
+        let hosts = Hosts::parse(&self.socket(), self.port).expect("a folder");
+        let config = PostgresConfig::new(hosts, "postgres", "postgres");
+        tailwater_postgres::client(&config, "test").await.expect("it answers")
+    }
+
+    pub(crate) async fn sql(&self, statements: &str) {
+        self.client().await.batch_execute(statements).await.expect("valid SQL");
+    }
+
+    /// The folder of its Unix socket.
+    pub(crate) fn socket(&self) -> String {
+        self.folder.display().to_string()
+    }
+
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.folder.join("log")).unwrap_or_default()
+    }
+
+    fn data(&self) -> PathBuf {
+        self.folder.join("data")
+    }
+}
+
+impl Drop for OwnPostgres {
+    fn drop(&mut self) {
+        self.crash();
+        if std::thread::panicking() {
+            eprintln!("---- the server's log\n{}", self.log());
+        }
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
