@@ -29,7 +29,7 @@ pub(crate) struct Backlog {
 }
 
 impl Backlog {
-    /// Creates the database, applies the catalog, and lets the reader make its slot before there is work.
+    /// Creates the database, applies the catalog, and fills the table that the first start copies.
     pub(crate) async fn prepare(cli: &Cli) -> anyhow::Result<Self> {
         let tailwater = cli.tailwater.canonicalize().with_context(|| {
             format!(
@@ -56,30 +56,29 @@ impl Backlog {
         };
         backlog.declare(cli)?;
         backlog.run(&["apply", "-f", "catalog"])?;
-        let mut reader = backlog.start_reader()?;
-        while !backlog.is_read().await? {
-            ensure!(
-                reader.is_running()?,
-                "the reader did not start; see {}",
-                backlog.log("reader").display()
-            );
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
+        let insert = format!(
+            "insert into existing select i, i % 97, now(), repeat(md5(i::text), 2) from generate_series(1, {}) i",
+            cli.existing_rows
+        );
+        backlog.client.batch_execute(&insert).await.context("filling the table to be copied")?;
+        backlog.client.batch_execute("vacuum analyze existing").await?;
+        Ok(backlog)
+    }
+
+    /// Ends the very first start of the reader, after which its slot stands ahead of all work, and makes the slot of
+    /// the ceiling.
+    pub(crate) async fn settle(&self, mut reader: Measured) -> anyhow::Result<()> {
         // Progress exists once the first commit has gone through.
-        backlog.client.batch_execute("insert into warm values (1)").await?;
-        let end = backlog.end().await?;
-        while !backlog.is_confirmed(&end).await? {
-            ensure!(
-                reader.is_running()?,
-                "the reader ended; see {}",
-                backlog.log("reader").display()
-            );
+        self.client.batch_execute("insert into warm values (1)").await?;
+        let end = self.end().await?;
+        while !self.is_confirmed(&end).await? {
+            ensure!(reader.is_running()?, "the reader ended; see {}", self.log("reader").display());
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         reader.stop()?;
         let make = "select pg_create_logical_replication_slot($1, 'pgoutput')";
-        backlog.client.execute(make, &[&CEILING_SLOT]).await?;
-        Ok(backlog)
+        self.client.execute(make, &[&CEILING_SLOT]).await?;
+        Ok(())
     }
 
     /// Inserts the rows that reader and ceiling both read.
@@ -135,6 +134,19 @@ impl Backlog {
         let slot = format!("tailwater_{}", self.name);
         let select = "select 1 from pg_replication_slots where slot_name = $1 and active";
         Ok(self.admin.query_opt(select, &[&slot]).await?.is_some())
+    }
+
+    /// How many offsets of a topic are taken, markers of transactions among them.
+    pub(crate) fn written(&self, topic: &str) -> anyhow::Result<u64> {
+        let consumer: BaseConsumer =
+            ClientConfig::new().set("bootstrap.servers", &self.brokers).create()?;
+        let topic = self.topic(topic);
+        let mut written = 0;
+        for partition in 0..3 {
+            let (_, high) = consumer.fetch_watermarks(&topic, partition, KAFKA_WAIT)?;
+            written += u64::try_from(high)?;
+        }
+        Ok(written)
     }
 
     /// How many records of a topic a sink's group has committed.
@@ -221,6 +233,7 @@ impl Backlog {
     fn declare(&self, cli: &Cli) -> anyhow::Result<()> {
         let name = &self.name;
         let (rows, documents) = (self.topic("bench.rows"), self.topic("bench.documents"));
+        let existing = self.topic("bench.existing");
         let postgres: tokio_postgres::Config = cli.postgres.parse()?;
         let host = match postgres.get_hosts().first() {
             Some(tokio_postgres::config::Host::Tcp(host)) => host.clone(),
@@ -248,6 +261,7 @@ impl Backlog {
             &format!(
                 "apiVersion: tailwater/v1\nkind: Topic\nname: {rows}\nfrom: {{ table: public.rows }}\npartitions: 3\n---\n\
                  apiVersion: tailwater/v1\nkind: Topic\nname: {documents}\nfrom: {{ table: public.documents }}\npartitions: 3\n---\n\
+                 apiVersion: tailwater/v1\nkind: Topic\nname: {existing}\nfrom: {{ table: public.existing }}\npartitions: 3\n---\n\
                  apiVersion: tailwater/v1\nkind: Topic\nname: {name}.warm\nfrom: {{ table: public.warm }}\n---\n\
                  apiVersion: tailwater/v1\nkind: Sink\nname: lake\ntype: archive\ntopics: [{rows}]\n\
                  archive: {{ bucket: {bucket}, segment: {{ age: 5s }} }}\n---\n\
@@ -266,6 +280,7 @@ const TABLES: &str = "
 create table rows (id bigint primary key, kind int, at timestamptz, name text, body text, price numeric, ok boolean);
 create table documents (id bigint primary key, doc jsonb);
 alter table documents replica identity full;
+create table existing (id bigint primary key, kind int, at timestamptz, body text);
 create table warm (id int primary key);
 ";
 
@@ -281,8 +296,8 @@ async fn connect(url: &str) -> anyhow::Result<Client> {
     Ok(client)
 }
 
-/// Postgres' own client: beside the server where the distribution keeps it, else on the path.
-pub(crate) fn recvlogical_path() -> PathBuf {
-    let versions = (14..=18).rev().map(|v| format!("/usr/lib/postgresql/{v}/bin/pg_recvlogical"));
-    versions.map(PathBuf::from).find(|path| path.exists()).unwrap_or("pg_recvlogical".into())
+/// A client of Postgres' own: beside the server where the distribution keeps it, else on the path.
+pub(crate) fn client_path(name: &str) -> PathBuf {
+    let versions = (14..=18).rev().map(|v| format!("/usr/lib/postgresql/{v}/bin/{name}"));
+    versions.map(PathBuf::from).find(|path| path.exists()).unwrap_or(name.into())
 }

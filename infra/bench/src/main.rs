@@ -1,6 +1,8 @@
 //! `tailwater-bench`: what the pipeline costs, as ratios to a bare loop of the same work in the same run.
 //!
 //! ```text
+//!  existing rows ─▶ read twice:                    COPY to /dev/null             the ceiling
+//!                                                  tailwater cdc run             the first copy
 //!  fill a table ──▶ the same backlog, read twice:  pg_recvlogical to /dev/null   the ceiling
 //!                                                  tailwater cdc run             the reader
 //!               ──▶ the records the reader wrote:  tailwater sinks run           archive, search
@@ -18,7 +20,7 @@ use clap::Parser;
 
 use crate::backlog::Backlog;
 
-/// Measures the reader against `pg_recvlogical`, then the archive and search sinks, on a backlog it makes itself.
+/// Measures the first copy against COPY and the reader against `pg_recvlogical`, then the archive and search sinks, on a backlog it makes itself.
 #[derive(Parser)]
 #[command(version)]
 struct Cli {
@@ -40,6 +42,9 @@ struct Cli {
     /// Rows of about 200 bytes in the backlog.
     #[arg(long, default_value_t = 1_000_000)]
     rows: u64,
+    /// Rows of about 120 bytes that are there before the reader's first start.
+    #[arg(long, default_value_t = 1_000_000)]
+    existing_rows: u64,
     /// Rows a transaction inserts.
     #[arg(long, default_value_t = 100)]
     rows_per_transaction: u64,
@@ -58,6 +63,12 @@ async fn main() -> anyhow::Result<()> {
 }
 
 async fn measure(cli: &Cli, backlog: &Backlog) -> anyhow::Result<()> {
+    let bare = stage::bare_copy(backlog).await?;
+    println!("bare COPY       {}", bare.line(cli.existing_rows));
+    let (copy, rows) = stage::first_copy(backlog, cli.existing_rows).await?;
+    println!("first copy      {}", copy.line(rows));
+    let pace = rows as f64 / copy.seconds;
+    println!("ratio           {:.2} of COPY", pace * bare.seconds / cli.existing_rows as f64);
     backlog.fill(cli.rows, cli.rows_per_transaction).await?;
     let ceiling = stage::recvlogical(backlog).await?;
     println!("pg_recvlogical  {}", ceiling.line(cli.rows));

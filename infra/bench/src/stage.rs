@@ -10,10 +10,51 @@ use crate::process::{Cost, Measured};
 
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
+/// The existing rows read by one connection and thrown away.
+pub(crate) async fn bare_copy(backlog: &Backlog) -> anyhow::Result<Cost> {
+    let mut command = Command::new(backlog::client_path("psql"));
+    command.args(["--no-psqlrc", "--dbname", backlog.database_url()]);
+    command.args(["--command", "copy existing to stdout"]);
+    let mut process = Measured::start(&mut command, &backlog.log("psql"))?;
+    let mut cost = process.cost()?;
+    while process.is_running()? {
+        if let Ok(now) = process.cost() {
+            cost = now;
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    Ok(cost)
+}
+
+/// The first copy of the existing rows, from its first rows in Kafka to the last; and how many came in that time.
+/// Taking the snapshot costs a second or so however many there are.
+pub(crate) async fn first_copy(backlog: &Backlog, rows: u64) -> anyhow::Result<(Cost, u64)> {
+    let mut process = backlog.start_reader()?;
+    let mut began = None;
+    loop {
+        let written = backlog.written("bench.existing")?;
+        if began.is_none() && written > 0 {
+            began = Some((process.cost()?, written));
+        }
+        // Each transaction takes an offset of its own as well, in each partition.
+        if written >= rows {
+            break;
+        }
+        if !process.is_running()? {
+            bail!("the reader ended early; see {}", backlog.log("reader").display());
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    let (before, written) = began.unwrap_or((process.cost()?, 0));
+    let cost = process.cost()?.since(before);
+    backlog.settle(process).await?;
+    Ok((cost, rows - written.min(rows)))
+}
+
 /// The same WAL read and thrown away by Postgres' own client.
 pub(crate) async fn recvlogical(backlog: &Backlog) -> anyhow::Result<Cost> {
     let end = backlog.end().await?;
-    let mut command = Command::new(backlog::recvlogical_path());
+    let mut command = Command::new(backlog::client_path("pg_recvlogical"));
     command.args(["--start", "--slot", backlog::CEILING_SLOT, "--file", "/dev/null"]);
     command.args(["--endpos", &end, "--no-loop", "--dbname", backlog.database_url()]);
     command.args(["--option", "proto_version=1"]);
