@@ -14,22 +14,15 @@
 
 use std::collections::HashMap;
 
-use tailwater_topics_contract::{Lsn, PipelineName, Position, Registrations, Seq};
+use tailwater_topics_contract::{Lsn, Position, Registrations, Seq};
 
 use crate::batch::Batch;
+use crate::encode::debezium::{self, OtherKey};
 use crate::encode::{Images, Origin, RowError};
 use crate::outbox::{OutboxError, place_headers};
 use crate::pgoutput::{DecodeError, Message, Old, RelationMessage, Tuple, decode, oid_of};
+pub use crate::route::SourceName;
 use crate::route::{Route, RouteError, Routes, TableRoute};
-
-/// Names that go into every record.
-#[derive(Clone, Debug)]
-pub struct SourceName {
-    /// The pipeline.
-    pub pipeline: PipelineName,
-    /// The database.
-    pub database: String,
-}
 
 /// Where a reader stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,12 +80,6 @@ pub enum Error {
     /// An outbox row that cannot be written.
     #[error(transparent)]
     Outbox(#[from] OutboxError),
-    /// A logical message, which has no route in this version.
-    #[error("a logical message with prefix `{prefix}` has no route")]
-    LogicalMessage {
-        /// Its prefix.
-        prefix: String,
-    },
     /// The transaction of which a part is in Kafka did not come first.
     #[error(
         "the transaction at {expected} is in Kafka in part, but the stream goes on with the one at {found}; the slot has moved"
@@ -130,6 +117,8 @@ pub struct Capture {
     types: HashMap<u32, (Option<u32>, String)>,
     seq: Seq,
     position: Lsn,
+    /// Of the message at hand.
+    lsn: Lsn,
     /// A transaction that the predecessor finished in part and that has not come again yet.
     pending: Option<Position>,
     open: Option<Open>,
@@ -141,7 +130,8 @@ pub struct Capture {
 #[derive(Clone, Copy, Debug)]
 struct Open {
     commit_lsn: Lsn,
-    commit_ms: i64,
+    /// In microseconds since 1970.
+    commit_us: i64,
     xid: u32,
     /// Ordinal of the next change.
     ordinal: u64,
@@ -157,11 +147,12 @@ impl Capture {
         resume: Resume,
     ) -> Result<Self, Error> {
         Ok(Self {
-            routes: Routes::new(source.pipeline, source.database, registrations)?,
+            routes: Routes::new(source, registrations)?,
             relations: HashMap::new(),
             types: HashMap::new(),
             seq: resume.seq,
             position: resume.position,
+            lsn: Lsn::ZERO,
             pending: resume.in_flight,
             open: None,
             unchanged: Vec::new(),
@@ -169,11 +160,19 @@ impl Capture {
         })
     }
 
-    /// Takes one message. `now_ms` goes into the records as their processing time, in milliseconds since 1970.
+    /// Takes one message, which tells of the WAL at `lsn`. `now_ms` goes into the records as their processing time, in
+    /// milliseconds since 1970.
     ///
     /// # Errors
     /// After an error neither the capture nor the batch may be used.
-    pub fn on_message(&mut self, body: &[u8], now_ms: i64, out: &mut Batch) -> Result<Step, Error> {
+    pub fn on_message(
+        &mut self,
+        lsn: Lsn,
+        body: &[u8],
+        now_ms: i64,
+        out: &mut Batch,
+    ) -> Result<Step, Error> {
+        self.lsn = lsn;
         match decode(body)? {
             Message::Begin { final_lsn, commit_time_us, xid } => {
                 self.on_begin(final_lsn, commit_time_us, xid)
@@ -203,16 +202,18 @@ impl Capture {
                 self.on_row(relation, b'd', Some(&old), None, now_ms, out)
             }
             Message::Truncate { relations } => self.on_truncate(&relations, now_ms, out),
-            Message::Logical { prefix, .. } => {
-                Err(Error::LogicalMessage { prefix: prefix.to_owned() })
+            Message::Logical { is_transactional: true, prefix, content, .. } => {
+                self.on_logical(prefix, content, now_ms, out)
+            }
+            Message::Logical { is_transactional: false, lsn, prefix, content } => {
+                self.on_lone_logical(lsn, prefix, content, now_ms, out)
             }
         }
     }
 
     /// Routes everything anew. To be called between transactions only.
     pub fn on_registrations(&mut self, registrations: &Registrations) -> Result<(), Error> {
-        let (pipeline, database) = self.routes.names();
-        self.routes = Routes::new(pipeline, database, registrations)?;
+        self.routes = Routes::new(self.routes.source().clone(), registrations)?;
         for (relation, route) in self.relations.values_mut() {
             *route = self.routes.route(relation)?;
         }
@@ -239,10 +240,20 @@ impl Capture {
         out: &mut Batch,
     ) -> Result<(), Error> {
         let commit_lsn = position.commit_lsn;
-        let open = Open { commit_lsn, commit_ms: taken_ms, xid: 0, ordinal: 0, emit_from: 0 };
-        let (seq, unchanged) = (&mut self.seq, &mut self.unchanged);
-        let mut writer = RecordWriter { open: &open, seq, unchanged, position, now_ms, out };
-        writer.write(route, Images { op: b'r', before: None, after: Some(row), fill: None })
+        let commit_us = taken_ms.saturating_mul(1_000);
+        let open = Open { commit_lsn, commit_us, xid: 0, ordinal: 0, emit_from: 0 };
+        let mut writer = RecordWriter {
+            pipeline: self.routes.source().pipeline.as_str(),
+            open: &open,
+            seq: &mut self.seq,
+            unchanged: &mut self.unchanged,
+            lsn: commit_lsn,
+            last_commit: self.position,
+            position,
+            now_ms,
+            out,
+        };
+        writer.write(route, Images { op: b'r', before: None, after: Some(row), fill: None }, None)
     }
 
     /// What progress must say once every record given out so far is durable.
@@ -305,7 +316,7 @@ impl Capture {
         };
         self.open = Some(Open {
             commit_lsn: final_lsn,
-            commit_ms: commit_time_us.div_euclid(1000),
+            commit_us: commit_time_us,
             xid,
             ordinal: 0,
             emit_from,
@@ -351,9 +362,12 @@ impl Capture {
             return Err(Error::Unannounced { oid });
         };
         let mut writer = RecordWriter {
+            pipeline: self.routes.source().pipeline.as_str(),
             open: self.open.as_ref().ok_or(Error::Order { message: "row" })?,
             seq: &mut self.seq,
             unchanged: &mut self.unchanged,
+            lsn: self.lsn,
+            last_commit: self.position,
             position,
             now_ms,
             out,
@@ -386,9 +400,12 @@ impl Capture {
                 return Err(Error::Unannounced { oid: *oid });
             };
             let mut writer = RecordWriter {
+                pipeline: self.routes.source().pipeline.as_str(),
                 open: self.open.as_ref().ok_or(Error::Order { message: "Truncate" })?,
                 seq: &mut self.seq,
                 unchanged: &mut self.unchanged,
+                lsn: self.lsn,
+                last_commit: self.position,
                 position,
                 now_ms,
                 out,
@@ -405,6 +422,78 @@ impl Capture {
         Ok(Step::Inside)
     }
 
+    /// A message of the open transaction: a change like any other.
+    fn on_logical(
+        &mut self,
+        prefix: &str,
+        content: &[u8],
+        now_ms: i64,
+        out: &mut Batch,
+    ) -> Result<Step, Error> {
+        let Some(position) = self.next_ordinal()? else { return Ok(Step::Inside) };
+        let open = self.open.ok_or(Error::Order { message: "Message" })?;
+        self.logical(prefix, content, &open, position, now_ms, out)?;
+        Ok(Step::Inside)
+    }
+
+    /// A message outside of any transaction, which is over as soon as it came. `lsn` is where its record ends.
+    fn on_lone_logical(
+        &mut self,
+        lsn: Lsn,
+        prefix: &str,
+        content: &[u8],
+        now_ms: i64,
+        out: &mut Batch,
+    ) -> Result<Step, Error> {
+        if self.open.is_some() {
+            return Err(Error::Order { message: "Message" });
+        }
+        // A server that fell back sends again what is durable.
+        if lsn <= self.position {
+            return Ok(Step::Outside);
+        }
+        // Its end may be where a commit record begins, so its identity is a place that is within its own record.
+        let commit_lsn = Lsn(lsn.0 - 1);
+        let position = Position { commit_lsn, ordinal: 0 };
+        let commit_us = now_ms.saturating_mul(1_000);
+        let alone = Open { commit_lsn, commit_us, xid: 0, ordinal: 0, emit_from: 0 };
+        self.logical(prefix, content, &alone, position, now_ms, out)?;
+        self.position = lsn;
+        Ok(Step::Committed { commit_lsn, end_lsn: lsn, commit_ts_us: commit_us })
+    }
+
+    fn logical(
+        &mut self,
+        prefix: &str,
+        content: &[u8],
+        open: &Open,
+        position: Position,
+        now_ms: i64,
+        out: &mut Batch,
+    ) -> Result<(), Error> {
+        match self.routes.message(prefix) {
+            None => {}
+            Some(None) => self.given_up += 1,
+            Some(Some(route)) => {
+                let mut writer = RecordWriter {
+                    pipeline: self.routes.source().pipeline.as_str(),
+                    open,
+                    seq: &mut self.seq,
+                    unchanged: &mut self.unchanged,
+                    lsn: self.lsn,
+                    last_commit: self.position,
+                    position,
+                    now_ms,
+                    out,
+                };
+                let origin = writer.origin()?;
+                let (key, value) = route.write(content, origin, writer.out.arena());
+                writer.out.push(&route.topic, None, Some(key), Some(value));
+            }
+        }
+        Ok(())
+    }
+
     /// Counts a change; `None` when it is durable already.
     fn next_ordinal(&mut self) -> Result<Option<Position>, Error> {
         let open = self.open.as_mut().ok_or(Error::Order { message: "row" })?;
@@ -417,9 +506,12 @@ impl Capture {
 
 /// Writes the records of one change.
 struct RecordWriter<'a> {
+    pipeline: &'a str,
     open: &'a Open,
     seq: &'a mut Seq,
     unchanged: &'a mut Vec<usize>,
+    lsn: Lsn,
+    last_commit: Lsn,
     position: Position,
     now_ms: i64,
     out: &'a mut Batch,
@@ -437,42 +529,55 @@ impl RecordWriter<'_> {
             route.plan.check_identity()?;
         }
         match (old, new) {
-            (_, None) => self.delete(route, old),
+            (_, None) => self.delete(route, old, None),
             (None, Some(new)) => {
-                self.write(route, Images { op, before: None, after: Some(new), fill: None })
+                self.write(route, Images { op, before: None, after: Some(new), fill: None }, None)
             }
             (Some(before), Some(new)) => {
                 let arena = self.out.arena();
                 let mark = arena.len();
                 let old_key = route.plan.old_key(before, arena)?;
                 let new_key = route.plan.key(new, old, arena)?;
-                let moved = arena[old_key] != arena[new_key];
+                let moved = (arena[old_key.clone()] != arena[new_key.clone()])
+                    .then(|| (arena[old_key].to_vec(), arena[new_key].to_vec()));
                 arena.truncate(mark);
                 let update = Images { op, before: old, after: Some(new), fill: old };
-                if !moved {
-                    return self.write(route, update);
-                }
+                let Some((old_key, new_key)) = moved else {
+                    return self.write(route, update, None);
+                };
                 // Consumers know rows by their key: to them the old row goes and a new one comes.
-                self.delete(route, old)?;
-                self.write(route, Images { op: b'c', before: None, ..update })
+                self.delete(route, old, Some((debezium::NEW_KEY, &new_key)))?;
+                let create = Images { op: b'c', before: None, ..update };
+                self.write(route, create, Some((debezium::OLD_KEY, &old_key)))
             }
         }
     }
 
-    fn delete(&mut self, route: &TableRoute, old: Option<&Old<'_>>) -> Result<(), Error> {
-        self.write(route, Images { op: b'd', before: old, after: None, fill: None })?;
-        if route.is_compacted
+    fn delete(
+        &mut self,
+        route: &TableRoute,
+        old: Option<&Old<'_>>,
+        other_key: OtherKey<'_>,
+    ) -> Result<(), Error> {
+        let images = Images { op: b'd', before: old, after: None, fill: None };
+        self.write(route, images, other_key)?;
+        if (route.is_compacted || route.plan.is_debezium())
             && let Some(old) = old
         {
             let seq = self.next_seq()?;
-            place_headers(self.position, seq, self.out);
+            self.headers(route, seq, other_key);
             let key = route.plan.old_key(old, self.out.arena())?;
             self.out.push(&route.topic, None, Some(key), None);
         }
         Ok(())
     }
 
-    fn write(&mut self, route: &TableRoute, images: Images<'_, '_>) -> Result<(), Error> {
+    fn write(
+        &mut self,
+        route: &TableRoute,
+        images: Images<'_, '_>,
+        other_key: OtherKey<'_>,
+    ) -> Result<(), Error> {
         let origin = self.origin()?;
         let arena = self.out.arena();
         let key = match (images.after, images.before) {
@@ -481,8 +586,19 @@ impl RecordWriter<'_> {
             (None, None) => return Err(Error::Order { message: "row" }),
         };
         let value = route.plan.change(images, origin, self.unchanged, arena)?;
+        if route.plan.is_debezium() {
+            self.headers(route, *self.seq, other_key);
+        }
         self.out.push(&route.topic, None, Some(key), Some(value));
         Ok(())
+    }
+
+    /// Headers of a record whose value does not say where it stands.
+    fn headers(&mut self, route: &TableRoute, seq: Seq, other_key: OtherKey<'_>) {
+        if route.plan.is_debezium() {
+            debezium::headers(self.pipeline, other_key, self.out);
+        }
+        place_headers(self.position, seq, self.out);
     }
 
     /// One record to each partition, so that whoever follows only some of them learns of it in its place.
@@ -496,14 +612,20 @@ impl RecordWriter<'_> {
             let key = start..arena.len();
             let images = Images { op: b't', before: None, after: None, fill: None };
             let value = route.plan.change(images, origin, self.unchanged, arena)?;
-            self.out.push(&route.topic, Some(partition), Some(key), Some(value));
+            let is_keyed = route.is_compacted || !route.plan.is_debezium();
+            if route.plan.is_debezium() {
+                self.headers(route, *self.seq, None);
+            }
+            self.out.push(&route.topic, Some(partition), is_keyed.then_some(key), Some(value));
         }
         Ok(())
     }
 
     fn origin(&mut self) -> Result<Origin, Error> {
         Ok(Origin {
-            commit_ms: self.open.commit_ms,
+            commit_us: self.open.commit_us,
+            lsn: self.lsn.0,
+            last_commit: self.last_commit.0,
             xid: self.open.xid,
             commit_lsn: self.position.commit_lsn.0,
             ordinal: self.position.ordinal,

@@ -1,6 +1,7 @@
 //! What the reader needs to know before it starts.
 
 use tailwater_config::{KafkaConfig, PostgresConfig};
+use tailwater_runtime::Secret;
 use tailwater_topics_contract::PipelineName;
 
 /// Everything the reader is told by its user.
@@ -19,6 +20,8 @@ pub struct Config {
     /// On the very first start, leave the events that outbox tables hold already out of Kafka. Without it such a start
     /// is refused: whether somebody else has sent them is not to be seen.
     pub events_from_now: bool,
+    /// The key of `hmac` masks.
+    pub mask_key: Option<Secret>,
 }
 
 /// When transactions are closed and how much may wait.

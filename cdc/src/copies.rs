@@ -67,6 +67,6 @@ fn tables(registered: &Registrations) -> impl Iterator<Item = &TableName> {
     registered.written().filter_map(|topic| match &topic.spec.from {
         From::Table(table) => Some(table),
         // Events are what is inserted from now on; the rows of an outbox are a queue, not a state.
-        From::Outbox { .. } => None,
+        From::Outbox { .. } | From::Message(_) => None,
     })
 }

@@ -7,22 +7,31 @@
 //! Everything that is the same for each row of a relation is prepared as bytes, so writing a row is a walk over
 //! its cells.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
-use tailwater_topics_contract::TableName;
+use tailwater_topics_contract::{Mask, TableName, Values};
 
-use crate::pgoutput::{Cell, Old, RelationMessage, ReplicaIdentity, Tuple};
+use crate::mask::{self, MaskKey};
+use crate::pgoutput::{Cell, Old, RelationColumn, RelationMessage, ReplicaIdentity, Tuple};
 use crate::value::{self, BadText, Form};
+
+/// The envelope of Debezium (pure).
+pub(crate) mod debezium;
 
 /// What stands in a change beside its rows.
 #[derive(Clone, Copy, Debug)]
 pub struct Origin {
-    /// Commit time of the transaction, in milliseconds since 1970.
-    pub commit_ms: i64,
-    /// Transaction id.
+    /// Commit time of the transaction, in microseconds since 1970.
+    pub commit_us: i64,
+    /// Transaction id; 0 outside of one.
     pub xid: u32,
     /// Commit LSN of the transaction.
     pub commit_lsn: u64,
+    /// LSN of the change, which others of the transaction may share.
+    pub lsn: u64,
+    /// Where the last transaction before ended; 0 before the first.
+    pub last_commit: u64,
     /// Place of the change in the transaction.
     pub ordinal: u64,
     /// Dense number of the record.
@@ -95,16 +104,66 @@ pub enum RowError {
     },
 }
 
-/// A table without one of its key columns.
+/// A relation whose rows cannot be written as declared.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "`{table}` has no published column `{column}`, which is part of its topic's key; apply the catalog again with a key that exists"
-)]
-pub struct NoKeyColumn {
-    /// The table.
-    pub table: TableName,
-    /// The column.
-    pub column: String,
+pub enum PlanError {
+    /// A key column is not there.
+    #[error(
+        "`{table}` has no published column `{column}`, which is part of its topic's key; apply the catalog again with a key that exists"
+    )]
+    NoKeyColumn {
+        /// The table.
+        table: TableName,
+        /// The column.
+        column: String,
+    },
+    /// A masked column is not there. It may have another name now, under which it would go out as it is.
+    #[error(
+        "`{table}` has no published column `{column}`, which its topic masks; if it was renamed, mask it under its new name, if it was dropped, take it out of `mask`, and apply the catalog again"
+    )]
+    NoMaskedColumn {
+        /// The table.
+        table: TableName,
+        /// The column.
+        column: String,
+    },
+    /// A column of the key is masked.
+    #[error(
+        "column `{column}` of `{table}` is in its topic's key, which is never masked; declare another key, or take it out of `mask`, and apply the catalog again"
+    )]
+    MaskedKey {
+        /// The table.
+        table: TableName,
+        /// The column.
+        column: String,
+    },
+    /// There is a mask that needs a key, and no key.
+    #[error(
+        "column `{column}` of `{table}` is masked by `hmac` and there is no key; set `reader.mask_key` or `reader.mask_key_file` in the configuration"
+    )]
+    NoMaskKey {
+        /// The table.
+        table: TableName,
+        /// The column.
+        column: String,
+    },
+}
+
+/// What decides how the rows of a relation are written, beside the relation itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Style<'a> {
+    /// The pipeline, for the source block.
+    pub pipeline: &'a str,
+    /// The database, for the source block.
+    pub database: &'a str,
+    /// Columns of the key.
+    pub key_columns: &'a [String],
+    /// In which form.
+    pub values: Values,
+    /// Columns that do not go out as they are.
+    pub mask: &'a BTreeMap<String, Mask>,
+    /// The key of `hmac` masks.
+    pub mask_key: Option<&'a MaskKey>,
 }
 
 /// `source.snapshot` of a change, and of a row that was there before.
@@ -120,18 +179,27 @@ pub struct Plan {
     key: Vec<KeyColumn>,
     /// First key column that updates and deletes do not bring along.
     key_not_identity: Option<usize>,
-    /// From `"source":{` to the commit time.
-    source_head: Vec<u8>,
-    /// From the commit time to the transaction id.
-    source_middle: Vec<u8>,
+    source: SourceBlock,
+    /// In Debezium's form, its source block.
+    debezium: Option<debezium::Source>,
 }
 
 #[derive(Debug)]
 struct Column {
     /// `"name":`
     prefix: Vec<u8>,
-    form: Form,
+    written: Written,
     is_identity: bool,
+}
+
+/// How the values of a column go out.
+#[derive(Debug)]
+enum Written {
+    Readable(Form),
+    Debezium(value::debezium::Form),
+    Hmac(MaskKey),
+    Truncated(u32),
+    Omitted,
 }
 
 #[derive(Debug)]
@@ -142,23 +210,28 @@ struct KeyColumn {
 }
 
 impl Plan {
-    /// Prepares a relation. `pipeline` and `database` go into the source block.
-    pub fn compile(
-        relation: &RelationMessage,
-        key_columns: &[String],
-        pipeline: &str,
-        database: &str,
-    ) -> Result<Self, NoKeyColumn> {
+    /// Prepares a relation.
+    pub fn compile(relation: &RelationMessage, style: Style<'_>) -> Result<Self, PlanError> {
         let table = TableName { schema: relation.schema.clone(), table: relation.name.clone() };
-        let columns = relation.columns.iter().map(|column| Column {
-            prefix: prefix(b"", &column.name),
-            form: Form::of_type(column.type_oid),
-            is_identity: column.is_identity,
-        });
-        let columns: Vec<Column> = columns.collect();
+        let Style { pipeline, database, key_columns, .. } = style;
         let missing = |name: &&String| !relation.columns.iter().any(|c| c.name == **name);
         if let Some(column) = key_columns.iter().find(missing) {
-            return Err(NoKeyColumn { table, column: column.clone() });
+            return Err(PlanError::NoKeyColumn { table, column: column.clone() });
+        }
+        if let Some(column) = style.mask.keys().find(missing) {
+            return Err(PlanError::NoMaskedColumn { table, column: column.clone() });
+        }
+        if let Some(column) = key_columns.iter().find(|name| style.mask.contains_key(*name)) {
+            return Err(PlanError::MaskedKey { table, column: column.clone() });
+        }
+        let mut columns = Vec::with_capacity(relation.columns.len());
+        for column in &relation.columns {
+            let written = Written::of(column, style).ok_or_else(|| PlanError::NoMaskKey {
+                table: table.clone(),
+                column: column.name.clone(),
+            })?;
+            let prefix = prefix(b"", &column.name);
+            columns.push(Column { prefix, written, is_identity: column.is_identity });
         }
         let mut key: Vec<KeyColumn> = Vec::new();
         for (at, column) in relation.columns.iter().enumerate() {
@@ -171,28 +244,22 @@ impl Plan {
             relation.identity == ReplicaIdentity::Full || columns[key.at].is_identity
         };
         let key_not_identity = key.iter().find(|key| !covered(key)).map(|key| key.at);
-        let mut source_head = Vec::new();
-        source_head.extend_from_slice(b",\"source\":{\"version\":");
-        text(env!("CARGO_PKG_VERSION"), &mut source_head);
-        source_head.extend_from_slice(b",\"connector\":\"tailwater\",\"name\":");
-        text(pipeline, &mut source_head);
-        source_head.extend_from_slice(b",\"ts_ms\":");
-        let mut source_middle = Vec::new();
-        source_middle.extend_from_slice(STREAMED);
-        source_middle.extend_from_slice(b",\"db\":");
-        text(database, &mut source_middle);
-        source_middle.extend_from_slice(b",\"schema\":");
-        text(&table.schema, &mut source_middle);
-        source_middle.extend_from_slice(b",\"table\":");
-        text(&table.table, &mut source_middle);
-        source_middle.extend_from_slice(b",\"txId\":");
-        Ok(Self { table, columns, key, key_not_identity, source_head, source_middle })
+        let source = SourceBlock::new(pipeline, database, &table);
+        let debezium = (style.values == Values::Debezium)
+            .then(|| debezium::Source::new(pipeline, database, &table));
+        Ok(Self { table, columns, key, key_not_identity, source, debezium })
+    }
+
+    /// Whether values have Debezium's form.
+    pub fn is_debezium(&self) -> bool {
+        self.debezium.is_some()
     }
 
     /// The same for rows that were copied and not streamed: `source.snapshot` says so.
     pub fn copied(mut self) -> Self {
-        if self.source_middle.starts_with(STREAMED) {
-            self.source_middle.splice(..STREAMED.len(), COPIED.iter().copied());
+        self.source.copied();
+        if let Some(source) = &mut self.debezium {
+            source.copied();
         }
         self
     }
@@ -271,8 +338,11 @@ impl Plan {
         unchanged: &mut Vec<usize>,
         out: &mut Vec<u8>,
     ) -> Result<Range<usize>, RowError> {
-        let start = out.len();
         unchanged.clear();
+        if let Some(source) = &self.debezium {
+            return self.debezium(source, images, origin, unchanged, out);
+        }
+        let start = out.len();
         out.extend_from_slice(b"{\"before\":");
         match images.before {
             None => out.extend_from_slice(b"null"),
@@ -282,15 +352,9 @@ impl Plan {
         out.extend_from_slice(b",\"after\":");
         match images.after {
             None => out.extend_from_slice(b"null"),
-            Some(row) => {
-                let full = images.fill.and_then(|old| match old {
-                    Old::Full(row) => Some(row),
-                    Old::Key(_) => None,
-                });
-                self.row(row, full, false, unchanged, out)?;
-            }
+            Some(row) => self.row(row, images.full(), false, unchanged, out)?,
         }
-        self.source(origin, out);
+        self.source.write(origin, out);
         out.extend_from_slice(b",\"op\":\"");
         out.push(images.op);
         out.extend_from_slice(b"\",\"ts_ms\":");
@@ -321,7 +385,16 @@ impl Plan {
         self.check_count(row)?;
         let mut lead = b'{';
         for (at, (cell, column)) in row.cells().zip(&self.columns).enumerate() {
+            if matches!(column.written, Written::Omitted) {
+                continue;
+            }
             if identity_only && !column.is_identity {
+                if self.is_debezium() {
+                    out.push(lead);
+                    lead = b',';
+                    out.extend_from_slice(&column.prefix);
+                    out.extend_from_slice(b"null");
+                }
                 continue;
             }
             // With full identity the old image holds what the new one leaves out. A null there is no value: what is
@@ -330,16 +403,22 @@ impl Plan {
                 (Cell::Unchanged, Some(old @ Cell::Text(_))) => old,
                 _ => cell,
             };
-            if cell == Cell::Unchanged {
+            if cell == Cell::Unchanged && !self.is_debezium() {
                 unchanged.push(at);
                 continue;
             }
             out.push(lead);
             lead = b',';
             out.extend_from_slice(&column.prefix);
-            match cell {
-                Cell::Text(text) => self.value(at, text, out)?,
-                _ => out.extend_from_slice(b"null"),
+            match (cell, &column.written) {
+                (Cell::Text(text), _) => self.value(at, text, out)?,
+                (Cell::Unchanged, Written::Debezium(form)) => {
+                    value::debezium::write_unavailable(form, out);
+                }
+                (Cell::Unchanged, _) => {
+                    value::debezium::write_unavailable(&value::debezium::Form::Text, out);
+                }
+                (Cell::Null, _) => out.extend_from_slice(b"null"),
             }
         }
         if lead == b'{' {
@@ -349,25 +428,18 @@ impl Plan {
         Ok(())
     }
 
-    fn source(&self, origin: Origin, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.source_head);
-        signed(origin.commit_ms, out);
-        out.extend_from_slice(&self.source_middle);
-        value::number(u64::from(origin.xid), out);
-        // A change's own LSN is no identity, three rows of one COPY share one; `lsn` says the commit's, too.
-        out.extend_from_slice(b",\"lsn\":");
-        value::number(origin.commit_lsn, out);
-        out.extend_from_slice(b",\"commit_lsn\":");
-        value::number(origin.commit_lsn, out);
-        out.extend_from_slice(b",\"ordinal\":");
-        value::number(origin.ordinal, out);
-        out.extend_from_slice(b",\"seq\":");
-        value::number(origin.seq, out);
-        out.push(b'}');
-    }
-
     fn value(&self, at: usize, text: &[u8], out: &mut Vec<u8>) -> Result<(), RowError> {
-        value::write(self.columns[at].form, text, out).map_err(|bad| {
+        let written = match &self.columns[at].written {
+            Written::Readable(form) => value::write(*form, text, out),
+            Written::Debezium(form) => value::debezium::write(form, text, out),
+            Written::Truncated(count) => mask::truncate(*count, text, out),
+            Written::Hmac(key) => {
+                key.write(text, out);
+                Ok(())
+            }
+            Written::Omitted => Ok(()),
+        };
+        written.map_err(|bad| {
             let (table, column) = (self.table.clone(), self.name(at));
             match bad {
                 BadText::NotUtf8 => RowError::NotUtf8 { table, column },
@@ -392,6 +464,94 @@ impl Plan {
     }
 }
 
+/// Where a change came from, with all that is the same each time prepared as bytes.
+#[derive(Clone, Debug)]
+pub(crate) struct SourceBlock {
+    /// From `"source":{` to the commit time.
+    head: Vec<u8>,
+    /// From the commit time to the transaction id.
+    middle: Vec<u8>,
+}
+
+impl SourceBlock {
+    pub(crate) fn new(pipeline: &str, database: &str, table: &TableName) -> Self {
+        let mut head = b",\"source\":{\"version\":".to_vec();
+        text(env!("CARGO_PKG_VERSION"), &mut head);
+        head.extend_from_slice(b",\"connector\":\"tailwater\",\"name\":");
+        text(pipeline, &mut head);
+        head.extend_from_slice(b",\"ts_ms\":");
+        let mut middle = STREAMED.to_vec();
+        middle.extend_from_slice(b",\"db\":");
+        text(database, &mut middle);
+        middle.extend_from_slice(b",\"schema\":");
+        text(&table.schema, &mut middle);
+        middle.extend_from_slice(b",\"table\":");
+        text(&table.table, &mut middle);
+        middle.extend_from_slice(b",\"txId\":");
+        Self { head, middle }
+    }
+
+    /// The same for rows that were copied and not streamed.
+    fn copied(&mut self) {
+        say_copied(&mut self.middle);
+    }
+
+    pub(crate) fn write(&self, origin: Origin, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.head);
+        signed(origin.commit_us.div_euclid(1_000), out);
+        out.extend_from_slice(&self.middle);
+        match origin.xid {
+            // No transaction has this number.
+            0 => out.extend_from_slice(b"null"),
+            xid => value::number(u64::from(xid), out),
+        }
+        // A change's own LSN is no identity, three rows of one COPY share one; `lsn` says the commit's, too.
+        out.extend_from_slice(b",\"lsn\":");
+        value::number(origin.commit_lsn, out);
+        out.extend_from_slice(b",\"commit_lsn\":");
+        value::number(origin.commit_lsn, out);
+        out.extend_from_slice(b",\"ordinal\":");
+        value::number(origin.ordinal, out);
+        out.extend_from_slice(b",\"seq\":");
+        value::number(origin.seq, out);
+        out.push(b'}');
+    }
+}
+
+fn say_copied(block: &mut Vec<u8>) {
+    if block.starts_with(STREAMED) {
+        block.splice(..STREAMED.len(), COPIED.iter().copied());
+    }
+}
+
+impl Written {
+    /// `None`: there is no key for the column's mask.
+    fn of(column: &RelationColumn, style: Style<'_>) -> Option<Self> {
+        Some(match style.mask.get(&column.name) {
+            Some(Mask::Drop) => Self::Omitted,
+            Some(Mask::Truncate(count)) => Self::Truncated(*count),
+            Some(Mask::Hmac) => Self::Hmac(style.mask_key?.clone()),
+            None => match style.values {
+                Values::Readable => Self::Readable(Form::of_type(column.type_oid)),
+                Values::Debezium => match value::debezium::Form::of(column) {
+                    value::debezium::Form::Omitted => Self::Omitted,
+                    form => Self::Debezium(form),
+                },
+            },
+        })
+    }
+}
+
+impl<'i, 't> Images<'i, 't> {
+    /// The whole old row, if there is one.
+    fn full(&self) -> Option<&'i Tuple<'t>> {
+        match self.fill? {
+            Old::Full(row) => Some(row),
+            Old::Key(_) => None,
+        }
+    }
+}
+
 fn prefix(lead: &[u8], name: &str) -> Vec<u8> {
     let mut prefix = lead.to_vec();
     text(name, &mut prefix);
@@ -404,7 +564,7 @@ fn text(text: &str, out: &mut Vec<u8>) {
     let _ = value::string(text.as_bytes(), out);
 }
 
-fn signed(number: i64, out: &mut Vec<u8>) {
+pub(crate) fn signed(number: i64, out: &mut Vec<u8>) {
     if number < 0 {
         out.push(b'-');
     }

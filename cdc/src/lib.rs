@@ -26,10 +26,14 @@ pub mod stream;
 pub mod pgoutput;
 /// The text of a value as JSON (pure).
 pub mod value;
+/// Columns that do not go out as they are (pure).
+pub mod mask;
 /// Rows as JSON, by a plan compiled per relation (pure).
 pub mod encode;
 /// Outbox rows as events (pure).
 pub mod outbox;
+/// Logical messages as records (pure).
+pub mod message;
 /// Which relation goes where (pure).
 pub mod route;
 /// Records on their way, in one arena (pure).

@@ -186,9 +186,9 @@ impl<P: Publisher> Pipeline<P> {
             }
             self.register()?;
             match frame {
-                Frame::Data { wal_end, body } => {
+                Frame::Data { start, wal_end, body } => {
                     self.wal_end = self.wal_end.max(wal_end);
-                    self.on_data(body, now_ms)?;
+                    self.on_data(start, body, now_ms)?;
                 }
                 Frame::Keepalive { wal_end, reply } => {
                     self.wal_end = self.wal_end.max(wal_end);
@@ -228,10 +228,10 @@ impl<P: Publisher> Pipeline<P> {
         }
     }
 
-    fn on_data(&mut self, body: &[u8], now_ms: i64) -> Result<(), Error> {
+    fn on_data(&mut self, lsn: Lsn, body: &[u8], now_ms: i64) -> Result<(), Error> {
         let (records, bytes) = (self.batch.len(), self.batch.bytes());
         let given_up = self.capture.given_up();
-        let step = self.capture.on_message(body, now_ms, &mut self.batch)?;
+        let step = self.capture.on_message(lsn, body, now_ms, &mut self.batch)?;
         let added = self.batch.len() - records;
         if added > 0 {
             self.open.since.get_or_insert_with(Instant::now);

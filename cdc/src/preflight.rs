@@ -69,7 +69,7 @@ impl Declared {
         );
         let removed =
             registrations.topics.values().filter(|topic| topic.standing == Standing::Removed);
-        let given_up = removed.map(|topic| topic.spec.table().clone()).collect();
+        let given_up = removed.filter_map(|topic| topic.spec.table().cloned()).collect();
         Self { given_up, ..declared }
     }
 
@@ -87,11 +87,12 @@ impl Declared {
                 Origin::Outbox { table, .. } => {
                     declared.outboxes.insert(table.clone());
                 }
+                Origin::Message(_) => {}
             }
         }
         for sink in sinks.filter(|sink| matches!(sink.kind, SinkKind::Search(_))) {
             let fed = topics.clone().filter(|topic| sink.topics.contains(&topic.name));
-            declared.searched.extend(fed.map(|topic| topic.table().clone()));
+            declared.searched.extend(fed.filter_map(|topic| topic.table().cloned()));
         }
         declared
     }

@@ -27,6 +27,7 @@ use crate::config::Config;
 use crate::copier::Copier;
 use crate::error::Error;
 use crate::first::{self, First};
+use crate::mask::MaskKey;
 use crate::outbox::OutboxError;
 use crate::pipeline::Pipeline;
 use crate::preflight::{self, Declared, Finding, Severity};
@@ -206,6 +207,7 @@ async fn session(
     let source = SourceName {
         pipeline: config.pipeline.clone(),
         database: config.postgres.database.clone(),
+        mask_key: config.mask_key.as_ref().map(MaskKey::new),
     };
     let capture = Capture::new(source, &registered, progress.record().resume())?;
     let (sender, receiver) = queue(config.limits.queue_bytes);
@@ -378,7 +380,7 @@ async fn begin(
         }
     };
     let command = format!(
-        "START_REPLICATION SLOT {} LOGICAL {} (proto_version '1', publication_names {})",
+        "START_REPLICATION SLOT {} LOGICAL {} (proto_version '1', messages 'true', publication_names {})",
         quote_identifier(&slot),
         record.position,
         quote_literal(&publications(config).map(|name| quote_identifier(&name)).join(","))
@@ -394,7 +396,7 @@ fn publications(config: &Config) -> [String; 2] {
 
 /// What decides which changes are sent and how they are counted.
 fn options(config: &Config) -> String {
-    format!("proto_version=1;publications={}", publications(config).join(","))
+    format!("proto_version=1;messages=true;publications={}", publications(config).join(","))
 }
 
 /// Looks the database over. Registrations arrive one by one while somebody applies a catalog, so what is missing

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 
 use tailwater_topics_contract::{
-    From, PipelineName, Registrations, Standing, TableName, TopicName,
+    From, Mask, PipelineName, Registrations, Standing, TableName, TopicName, Values,
 };
 
-use crate::encode::{NoKeyColumn, Plan};
+use crate::encode::{Plan, PlanError, Style};
+use crate::mask::MaskKey;
+use crate::message::MessageRoute;
 use crate::outbox::{Outbox, OutboxError};
 use crate::pgoutput::RelationMessage;
 
@@ -36,9 +38,21 @@ pub enum RouteError {
         /// The other.
         second: TopicName,
     },
-    /// The key of the topic cannot be made.
+    /// Two topics are registered for messages of one prefix.
+    #[error(
+        "`{first}` and `{second}` are both registered for messages with prefix `{prefix}`; remove one of the two registrations"
+    )]
+    TwoForPrefix {
+        /// The prefix.
+        prefix: String,
+        /// One topic.
+        first: TopicName,
+        /// The other.
+        second: TopicName,
+    },
+    /// Rows of the table cannot be written as declared.
     #[error(transparent)]
-    Key(#[from] NoKeyColumn),
+    Plan(#[from] PlanError),
     /// The outbox table cannot be read.
     #[error(transparent)]
     Outbox(#[from] OutboxError),
@@ -76,16 +90,26 @@ pub struct TableRoute {
 /// What was declared about one table.
 #[derive(Clone, Debug)]
 enum Declared {
-    Table { topic: TopicName, key_columns: Vec<String>, partitions: i32, is_compacted: bool },
+    Table(Box<DeclaredTable>),
     Outbox { topics: BTreeMap<String, Option<TopicName>> },
     GivenUp,
+}
+
+#[derive(Clone, Debug)]
+struct DeclaredTable {
+    topic: TopicName,
+    key_columns: Vec<String>,
+    partitions: i32,
+    is_compacted: bool,
+    values: Values,
+    mask: BTreeMap<String, Mask>,
 }
 
 impl Declared {
     /// What to say when another topic wants the same rows.
     fn and_also(&self, table: &TableName, second: &TopicName) -> RouteError {
         let first = match self {
-            Self::Table { topic, .. } => Some(topic),
+            Self::Table(table) => Some(&table.topic),
             Self::Outbox { topics } => topics.values().flatten().find(|topic| *topic != second),
             Self::GivenUp => None,
         };
@@ -97,12 +121,24 @@ impl Declared {
     }
 }
 
-/// All declared tables.
+/// What is the same for all records of a reader.
+#[derive(Clone, Debug)]
+pub struct SourceName {
+    /// The pipeline.
+    pub pipeline: PipelineName,
+    /// The database.
+    pub database: String,
+    /// The key of `hmac` masks.
+    pub mask_key: Option<MaskKey>,
+}
+
+/// All that is declared.
 #[derive(Clone, Debug)]
 pub struct Routes {
-    pipeline: PipelineName,
-    database: String,
+    source: SourceName,
     declared: BTreeMap<TableName, Declared>,
+    /// By prefix; `None`: the topic was removed, and its messages are given up.
+    messages: BTreeMap<String, Option<MessageRoute>>,
 }
 
 impl Routes {
@@ -110,23 +146,28 @@ impl Routes {
     ///
     /// # Errors
     /// Two topics for the same rows.
-    pub fn new(
-        pipeline: PipelineName,
-        database: String,
-        registrations: &Registrations,
-    ) -> Result<Self, RouteError> {
+    pub fn new(source: SourceName, registrations: &Registrations) -> Result<Self, RouteError> {
         let mut declared: BTreeMap<TableName, Declared> = BTreeMap::new();
+        let mut messages: BTreeMap<String, Option<MessageRoute>> = BTreeMap::new();
         for topic in registrations.written() {
             let name = &topic.spec.name;
             match &topic.spec.from {
                 From::Table(table) => {
+                    let hmac = topic.spec.mask.iter().find(|(_, mask)| **mask == Mask::Hmac);
+                    if let (Some((column, _)), None) = (hmac, &source.mask_key) {
+                        let (table, column) = (table.clone(), column.clone());
+                        return Err(PlanError::NoMaskKey { table, column }.into());
+                    }
                     let partitions = i32::try_from(topic.spec.partitions).unwrap_or(i32::MAX);
-                    let entry = Declared::Table {
+                    let entry = DeclaredTable {
                         topic: name.clone(),
                         key_columns: topic.key_columns.clone(),
                         partitions,
                         is_compacted: topic.spec.is_compacted(),
+                        values: topic.spec.values,
+                        mask: topic.spec.mask.clone(),
                     };
+                    let entry = Declared::Table(Box::new(entry));
                     if let Some(first) = declared.insert(table.clone(), entry) {
                         return Err(first.and_also(table, name));
                     }
@@ -137,7 +178,7 @@ impl Routes {
                         .or_insert_with(|| Declared::Outbox { topics: BTreeMap::new() });
                     let taken = match entry {
                         Declared::Outbox { topics } => topics.contains_key(aggregate),
-                        Declared::Table { .. } | Declared::GivenUp => true,
+                        Declared::Table(_) | Declared::GivenUp => true,
                     };
                     if taken {
                         return Err(entry.and_also(table, name));
@@ -146,32 +187,52 @@ impl Routes {
                         topics.insert(aggregate.clone(), Some(name.clone()));
                     }
                 }
+                From::Message(prefix) => {
+                    let (pipeline, database) = (source.pipeline.as_str(), &source.database);
+                    let route = MessageRoute::new(name.clone(), prefix, pipeline, database);
+                    if let Some(Some(first)) = messages.insert(prefix.clone(), Some(route)) {
+                        return Err(RouteError::TwoForPrefix {
+                            prefix: prefix.clone(),
+                            first: first.topic,
+                            second: name.clone(),
+                        });
+                    }
+                }
             }
         }
         // What was removed comes after all that stands: another topic may have taken its rows since.
         let removed =
             registrations.topics.values().filter(|topic| topic.standing == Standing::Removed);
         for topic in removed {
-            let entry = declared.entry(topic.spec.table().clone());
-            match (&topic.spec.from, entry) {
-                (From::Table(_), entry) => {
-                    entry.or_insert(Declared::GivenUp);
+            match &topic.spec.from {
+                From::Table(table) => {
+                    declared.entry(table.clone()).or_insert(Declared::GivenUp);
                 }
-                (From::Outbox { aggregate, .. }, entry) => {
-                    let entry =
-                        entry.or_insert_with(|| Declared::Outbox { topics: BTreeMap::new() });
+                From::Message(prefix) => {
+                    messages.entry(prefix.clone()).or_insert(None);
+                }
+                From::Outbox { aggregate, table } => {
+                    let entry = declared
+                        .entry(table.clone())
+                        .or_insert_with(|| Declared::Outbox { topics: BTreeMap::new() });
                     if let Declared::Outbox { topics } = entry {
                         topics.entry(aggregate.clone()).or_insert(None);
                     }
                 }
             }
         }
-        Ok(Self { pipeline, database, declared })
+        Ok(Self { source, declared, messages })
     }
 
-    /// The names given at the start.
-    pub fn names(&self) -> (PipelineName, String) {
-        (self.pipeline.clone(), self.database.clone())
+    /// What was given at the start.
+    pub fn source(&self) -> &SourceName {
+        &self.source
+    }
+
+    /// Where messages of a prefix go: `None` for a prefix that nobody declared, `Some(None)` when its topic was
+    /// removed. Other programs write messages too, so those without a topic are nobody's loss.
+    pub fn message(&self, prefix: &str) -> Option<Option<&MessageRoute>> {
+        self.messages.get(prefix).map(Option::as_ref)
     }
 
     /// Finds the place of a relation and prepares its encoder.
@@ -183,18 +244,24 @@ impl Routes {
         match self.declared.get(&table) {
             None => Ok(Route::Undeclared(table)),
             Some(Declared::GivenUp) => Ok(Route::GivenUp),
-            Some(Declared::Table { topic, key_columns, partitions, is_compacted }) => {
-                let pipeline = self.pipeline.as_str();
-                let plan = Plan::compile(relation, key_columns, pipeline, &self.database)?;
+            Some(Declared::Table(table)) => {
+                let style = Style {
+                    pipeline: self.source.pipeline.as_str(),
+                    database: &self.source.database,
+                    key_columns: &table.key_columns,
+                    values: table.values,
+                    mask: &table.mask,
+                    mask_key: self.source.mask_key.as_ref(),
+                };
                 Ok(Route::Table(TableRoute {
-                    plan,
-                    topic: topic.clone(),
-                    partitions: *partitions,
-                    is_compacted: *is_compacted,
+                    plan: Plan::compile(relation, style)?,
+                    topic: table.topic.clone(),
+                    partitions: table.partitions,
+                    is_compacted: table.is_compacted,
                 }))
             }
             Some(Declared::Outbox { topics }) => {
-                Ok(Route::Outbox(Outbox::compile(relation, topics.clone(), &self.pipeline)?))
+                Ok(Route::Outbox(Outbox::compile(relation, topics.clone(), &self.source.pipeline)?))
             }
         }
     }

@@ -5,6 +5,10 @@
 
 /// Arrays, element by element (pure).
 pub(crate) mod array;
+/// Values in Debezium's encodings (pure).
+pub(crate) mod debezium;
+/// Dates and times in Debezium's encodings (pure).
+mod debezium_time;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -131,6 +135,11 @@ pub fn timestamptz(text: &[u8], out: &mut Vec<u8>) {
         Some(local) => timestamp(local, b"Z", out),
         None => out.extend_from_slice(text),
     }
+}
+
+/// Appends bytes as a JSON string of base64.
+pub(crate) fn base64(bytes: &[u8], out: &mut Vec<u8>) {
+    quoted(BASE64.encode(bytes).as_bytes(), out);
 }
 
 /// Appends a whole number.

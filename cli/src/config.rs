@@ -10,9 +10,10 @@ use rdkafka::ClientConfig;
 use tailwater_cdc::config::{self as reader, Limits};
 use tailwater_config::{
     Environment, KafkaConfig, Load, PostgresConfig, S3Config, SearchConfig, kafka, opensearch,
-    postgres, s3,
+    postgres, s3, secret,
 };
 use tailwater_document::{ByteSize, FromScalar, Mistake, Mistakes, Scalar, Section, Span};
+use tailwater_runtime::Secret;
 use tailwater_topics_contract::PipelineName;
 use tailwater_topics_registry::Servers;
 
@@ -47,6 +48,8 @@ pub(crate) struct Reader {
     pub(crate) admin: SocketAddr,
     /// `transaction_bytes`, `transaction_rows`, `transaction_delay`, `queue_bytes`, `copy_workers`, `slot_wait`.
     pub(crate) limits: Limits,
+    /// `mask_key` or `mask_key_file`: the key of `hmac` masks.
+    pub(crate) mask_key: Option<Secret>,
 }
 
 /// What `cdc run` is told about what tables hold already.
@@ -124,7 +127,7 @@ fn whole(mut top: Section<'_>, load: Load<'_>, mistakes: &mut Mistakes) -> Optio
     let opensearch = top
         .optional_section("opensearch", mistakes)
         .map(|section| opensearch::read(section, load, mistakes));
-    let reader = reader(top.section("reader", mistakes), mistakes);
+    let reader = reader(top.section("reader", mistakes), load, mistakes);
     let sinks = sinks(top.section("sinks", mistakes), mistakes);
     top.finish_as(&shape::CONFIG, mistakes);
     Some(Config {
@@ -139,7 +142,10 @@ fn whole(mut top: Section<'_>, load: Load<'_>, mistakes: &mut Mistakes) -> Optio
     })
 }
 
-fn reader(mut section: Section<'_>, mistakes: &mut Mistakes) -> Reader {
+/// A shorter key could be guessed from a known value and its code. RFC 2104 advises the length of the hash.
+const MASK_KEY_MIN: usize = 32;
+
+fn reader(mut section: Section<'_>, load: Load<'_>, mistakes: &mut Mistakes) -> Reader {
     let default = Limits::default();
     let admin = section.or("admin", Listen(([127, 0, 0, 1], 18090).into()), mistakes).0;
     let bytes = |size: usize| ByteSize(size as u64);
@@ -167,8 +173,13 @@ fn reader(mut section: Section<'_>, mistakes: &mut Mistakes) -> Reader {
     for (key, _) in nothing.iter().filter(|(_, limit)| *limit == 0) {
         section.refuse(key, "expected more than 0", mistakes);
     }
+    let mask_key = secret(&mut section, "mask_key", "mask_key_file", load, mistakes);
+    if mask_key.as_ref().is_some_and(|key| key.expose().len() < MASK_KEY_MIN) {
+        let problem = format!("expected at least {MASK_KEY_MIN} bytes, drawn at random");
+        section.refuse("mask_key", problem, mistakes);
+    }
     section.finish_as(&shape::READER, mistakes);
-    Reader { admin, limits }
+    Reader { admin, limits, mask_key }
 }
 
 fn sinks(mut section: Section<'_>, mistakes: &mut Mistakes) -> Sinks {
@@ -202,6 +213,7 @@ impl Config {
             limits: self.reader.limits,
             from_now: existing.from_now,
             events_from_now: existing.events_from_now,
+            mask_key: self.reader.mask_key.clone(),
         }
     }
 

@@ -71,6 +71,12 @@ pub(crate) static READER: Shape = Shape {
             "90s",
             "how long to wait for a slot that another connection reads",
         ),
+        Field::optional(
+            "mask_key",
+            Form::Text("a secret"),
+            "the key of `hmac` masks, at least 32 bytes; with another key, equal values get other codes",
+        ),
+        Field::optional("mask_key_file", Form::Text("a file name"), "or the file that holds it"),
     ],
 };
 

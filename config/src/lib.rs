@@ -28,3 +28,4 @@ pub use kafka::KafkaConfig;
 pub use opensearch::SearchConfig;
 pub use postgres::{PostgresConfig, SslMode};
 pub use s3::S3Config;
+pub use scalars::secret;

@@ -6,7 +6,7 @@ use tailwater_runtime::Secret;
 use crate::file::Load;
 
 /// A secret given in place or as the name of a file that holds it.
-pub(crate) fn secret(
+pub fn secret(
     section: &mut Section<'_>,
     key: &'static str,
     file_key: &'static str,

@@ -20,6 +20,8 @@ const LENGTH_MAX: usize = 0x4800_0000;
 pub enum Frame<'a> {
     /// A message of the output plugin.
     Data {
+        /// LSN of what the message tells.
+        start: Lsn,
         /// The server's WAL end when it sent this.
         wal_end: Lsn,
         /// The plugin's message.
@@ -58,8 +60,9 @@ pub(super) fn copy_data(body: &[u8]) -> Result<Frame<'_>, Malformed> {
     let short = Malformed("a message of the copy stream that ends too early");
     match body.first() {
         Some(b'w') => {
+            let start = Lsn(word(1).ok_or_else(|| short.clone())?);
             let wal_end = Lsn(word(9).ok_or_else(|| short.clone())?);
-            Ok(Frame::Data { wal_end, body: body.get(25..).ok_or(short)? })
+            Ok(Frame::Data { start, wal_end, body: body.get(25..).ok_or(short)? })
         }
         Some(b'k') => {
             let wal_end = Lsn(word(1).ok_or_else(|| short.clone())?);
@@ -169,7 +172,7 @@ mod tests {
         assert_eq!(
             frames,
             [
-                Frame::Data { wal_end: Lsn(7), body: b"one" },
+                Frame::Data { start: Lsn(1), wal_end: Lsn(7), body: b"one" },
                 Frame::Keepalive { wal_end: Lsn(9), reply: true },
             ]
         );

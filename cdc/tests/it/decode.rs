@@ -138,6 +138,6 @@ fn one_of_each() -> Vec<Vec<u8>> {
         wire::update(1, Some((b'O', &values)), &values),
         wire::delete(1, b'K', &values),
         wire::truncate(&[1, 2]),
-        wire::logical("p", b"content"),
+        wire::logical(None, "p", b"content"),
     ]
 }

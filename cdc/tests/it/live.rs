@@ -458,6 +458,7 @@ pub(crate) fn config(pipeline: &str, database: &str) -> Config {
         limits: Limits { transaction_bytes: 1 << 20, ..Limits::default() },
         from_now: false,
         events_from_now: false,
+        mask_key: None,
     }
 }
 
@@ -495,6 +496,8 @@ fn registration(
         replication: None,
         config: BTreeMap::from([("cleanup.policy".to_owned(), policy.to_owned())]),
         expose: Vec::new(),
+        values: tailwater_topics_contract::Values::default(),
+        mask: BTreeMap::new(),
         declared_at: None,
     };
     let key_columns = key.iter().map(|column| (*column).to_owned()).collect();

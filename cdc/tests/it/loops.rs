@@ -45,7 +45,11 @@ fn pipeline(log: &Memory, limits: Limits) -> (Pipeline<Writer>, Arc<Durable>) {
     // Fence first, then read progress.
     let writer = log.writer();
     let record = last_record(log);
-    let source = SourceName { pipeline: record.pipeline.clone(), database: "shop".to_owned() };
+    let source = SourceName {
+        pipeline: record.pipeline.clone(),
+        database: "shop".to_owned(),
+        mask_key: None,
+    };
     let capture = Capture::new(source, &script::registrations(), record.resume());
     let progress = Progress::new(record);
     let durable = progress.durable();

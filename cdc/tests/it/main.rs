@@ -2,9 +2,12 @@
 
 mod capture;
 mod certificates;
+mod debezium;
 mod decode;
 mod live;
 mod loops;
+mod masks;
+mod messages;
 mod own_postgres;
 mod script;
 mod snapshot;

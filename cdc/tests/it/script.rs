@@ -107,6 +107,8 @@ pub(crate) fn registrations() -> Registrations {
         replication: None,
         config: BTreeMap::new(),
         expose: Vec::new(),
+        values: tailwater_topics_contract::Values::default(),
+        mask: std::collections::BTreeMap::new(),
         declared_at: None,
     };
     let topic =

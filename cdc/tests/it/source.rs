@@ -9,13 +9,15 @@ use serde_json::value::RawValue;
 use tailwater_cdc::batch::Batch;
 use tailwater_cdc::capture::{Capture, Error, Resume, SourceName};
 
+use tailwater_cdc::mask::MaskKey;
 use tailwater_cdc::progress::{Progress, Record};
 use tailwater_cdc::stream::{
     Connection, Feed, Frame, Frames, Input, Mode, Receiver, Timing, queue,
 };
 use tailwater_config::PostgresConfig;
+use tailwater_runtime::Secret;
 use tailwater_topics_contract::{
-    From as Origin, Lsn, Registrations, Seq, Standing, TopicRegistration, TopicSpec,
+    From as Origin, Lsn, Registrations, Seq, Standing, TopicRegistration, TopicSpec, Values,
 };
 use tokio_postgres::Client;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -30,7 +32,8 @@ pub(crate) struct Source {
     pub(crate) client: Client,
     pub(crate) postgres: PostgresConfig,
     pub(crate) name: String,
-    registrations: Registrations,
+    pub(crate) mask_key: Option<MaskKey>,
+    pub(crate) registrations: Registrations,
 }
 
 /// A session that streams the changes of a source from the moment it was opened.
@@ -45,6 +48,7 @@ pub(crate) struct Stream {
 pub(crate) struct Seen {
     pub(crate) topic: String,
     pub(crate) partition: Option<i32>,
+    /// Empty where there is none.
     pub(crate) key: String,
     /// `None` for a tombstone.
     pub(crate) value: Option<String>,
@@ -66,7 +70,9 @@ impl Source {
              CREATE TABLE mark (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY);
              CREATE PUBLICATION \"all\" FOR TABLE mark WITH (publish_via_partition_root = true)";
         client.batch_execute(sql).await.expect("a publication");
-        let mut source = Self { client, postgres, name, registrations: Registrations::default() };
+        let mask_key = Some(MaskKey::new(&Secret::new("a key of the tests")));
+        let registrations = Registrations::default();
+        let mut source = Self { client, postgres, name, mask_key, registrations };
         source.register("public.mark", &["id"]);
         source
     }
@@ -105,6 +111,8 @@ impl Source {
             replication: None,
             config: BTreeMap::from([("cleanup.policy".to_owned(), "compact".to_owned())]),
             expose: Vec::new(),
+            values: Values::default(),
+            mask: BTreeMap::new(),
             declared_at: None,
         };
         touch(&mut spec);
@@ -115,11 +123,20 @@ impl Source {
 
     /// Streams as the superuser of the tests.
     pub(crate) async fn stream(&self) -> Stream {
-        self.stream_as(&self.postgres.user).await
+        self.try_stream().await.expect("starts")
+    }
+
+    /// As [`Self::stream`], where the registrations may be ones that cannot be followed.
+    pub(crate) async fn try_stream(&self) -> Result<Stream, Error> {
+        self.try_stream_as(&self.postgres.user).await
     }
 
     /// Streams as another role, with whatever settings that role has.
     pub(crate) async fn stream_as(&self, user: &str) -> Stream {
+        self.try_stream_as(user).await.expect("starts")
+    }
+
+    async fn try_stream_as(&self, user: &str) -> Result<Stream, Error> {
         let postgres = PostgresConfig { user: user.to_owned(), ..self.postgres.clone() };
         let mut connection = Connection::open(&postgres, "test", Mode::Replication)
             .await
@@ -128,21 +145,24 @@ impl Source {
         let create = format!("CREATE_REPLICATION_SLOT {slot} TEMPORARY LOGICAL pgoutput");
         connection.query(&create).await.expect("a slot");
         let start = format!(
-            "START_REPLICATION SLOT {slot} LOGICAL 0/0 (proto_version '1', publication_names '\"all\"')"
+            "START_REPLICATION SLOT {slot} LOGICAL 0/0 (proto_version '1', messages 'true', publication_names '\"all\"')"
         );
         let copying = connection.stream(&start).await.expect("a stream");
-        let source =
-            SourceName { pipeline: "market".parse().expect("a name"), database: self.name.clone() };
+        let source = SourceName {
+            pipeline: "market".parse().expect("a name"),
+            database: self.name.clone(),
+            mask_key: self.mask_key.clone(),
+        };
         let resume =
             Resume { seq: Seq::new(0, 0).expect("in range"), position: Lsn::ZERO, in_flight: None };
         let progress = Progress::new(Record::first(&source.pipeline, "system", 1, ""));
-        let capture = Capture::new(source, &self.registrations, resume).expect("starts");
+        let capture = Capture::new(source, &self.registrations, resume)?;
         let (sender, chunks) = queue(8 << 20);
         let timing = Timing::for_server(60_000, || NOW_MS);
         let feed = Feed::new(copying, sender, progress.durable(), timing);
         let stop = CancellationToken::new();
         tokio::spawn(feed.run(stop.clone()));
-        Stream { capture, chunks, _stop: stop.drop_guard() }
+        Ok(Stream { capture, chunks, _stop: stop.drop_guard() })
     }
 
     /// Everything that was committed since the stream was looked at last.
@@ -188,14 +208,19 @@ impl Source {
 }
 
 impl Stream {
+    /// Changes that went nowhere because that was asked for.
+    pub(crate) fn given_up(&self) -> u64 {
+        self.capture.given_up()
+    }
+
     fn next(&mut self) -> Result<Vec<Seen>, Error> {
         let Ok(Input::Chunk(chunk)) = self.chunks.pop(Duration::from_secs(5)) else {
             return Ok(Vec::new());
         };
         let mut batch = Batch::default();
         for frame in Frames::new(&chunk) {
-            if let Frame::Data { body, .. } = frame {
-                self.capture.on_message(body, NOW_MS, &mut batch)?;
+            if let Frame::Data { start, body, .. } = frame {
+                self.capture.on_message(start, body, NOW_MS, &mut batch)?;
             }
         }
         self.chunks.done(chunk.len());
@@ -244,7 +269,7 @@ fn seen(batch: &Batch) -> Vec<Seen> {
     let seen = batch.records().map(|record| Seen {
         topic: record.topic().to_string(),
         partition: record.partition(),
-        key: record.key().map(text).expect("every record has a key"),
+        key: record.key().map(text).unwrap_or_default(),
         value: record.value().map(text),
         headers: record.headers().map(|(name, value)| (name.to_owned(), text(value))).collect(),
     });

@@ -112,9 +112,10 @@ pub(crate) fn truncate(oids: &[u32]) -> Vec<u8> {
     out
 }
 
-pub(crate) fn logical(prefix: &str, content: &[u8]) -> Vec<u8> {
-    let mut out = vec![b'M', 1];
-    out.extend(7_u64.to_be_bytes());
+/// `lone_at` is the LSN of a message outside of transactions.
+pub(crate) fn logical(lone_at: Option<u64>, prefix: &str, content: &[u8]) -> Vec<u8> {
+    let mut out = vec![b'M', u8::from(lone_at.is_none())];
+    out.extend(lone_at.unwrap_or(7).to_be_bytes());
     out.extend(prefix.as_bytes());
     out.push(0);
     out.extend((content.len() as u32).to_be_bytes());

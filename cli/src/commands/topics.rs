@@ -122,6 +122,7 @@ fn topic(TopicRegistration { spec, key_columns, standing }: &TopicRegistration) 
     let source = match &spec.from {
         From::Table(table) => format!("table {table}"),
         From::Outbox { aggregate, table } => format!("outbox {table}, aggregate {aggregate}"),
+        From::Message(prefix) => format!("messages, prefix {prefix}"),
     };
     Topic {
         name: spec.name.clone(),

@@ -113,6 +113,8 @@ impl World {
                 replication: None,
                 config: BTreeMap::from([("cleanup.policy".to_owned(), "compact".to_owned())]),
                 expose: Vec::new(),
+                values: tailwater_topics_contract::Values::default(),
+                mask: BTreeMap::new(),
                 declared_at: None,
             };
             let key_columns = key.iter().map(|column| (*column).to_owned()).collect();

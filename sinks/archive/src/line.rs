@@ -176,8 +176,20 @@ pub fn origin(record: &SourceRecord) -> Origin {
     match &record.value {
         None => from_headers(b'x'),
         Some(_) if header(header::CE_ID).is_some() => from_headers(b'o'),
-        Some(value) => change(value).unwrap_or_default(),
+        Some(value) => change(value).unwrap_or_else(|| match debezium(value) {
+            Some(op) if header(header::SEQ).is_some() => from_headers(op),
+            _ => Origin::default(),
+        }),
     }
+}
+
+/// The `op` of a change in Debezium's form, whose place in the pipeline is in its headers.
+fn debezium(value: &[u8]) -> Option<u8> {
+    if !value.starts_with(b"{\"before\":") {
+        return None;
+    }
+    const OP: &[u8] = b",\"transaction\":null,\"op\":\"";
+    value.get(memmem::rfind(value, OP)? + OP.len()).copied()
 }
 
 /// Reads the source block of a change as our reader writes it.
@@ -419,6 +431,17 @@ mod tests {
         let head = r#"{"kafka_offset":7,"kafka_partition":3,"kafka_ts_ms":1700000000200,"op_code":"u","commit_lsn":6,"commit_ts_us":1700000000123000,"tx_id":77,"tx_seq":2,"tw_seq":41,"kafka_key":{"id":1},"kafka_headers":null,"before":null"#;
         assert!(text.starts_with(head), "{text}");
         assert!(text.ends_with("}\n"));
+    }
+
+    #[test]
+    fn a_change_in_debeziums_form_takes_its_place_from_headers() {
+        let value = r#"{"before":null,"after":{"id":1},"source":{"version":"1","connector":"postgresql","ts_ms":1},"transaction":null,"op":"c","ts_ms":2,"ts_us":3,"ts_ns":4}"#;
+        let mut change = record(Some(b"k"), Some(value.as_bytes()));
+        let header = |name: &str, value: &'static str| (name.to_owned(), Some(Bytes::from(value)));
+        change.headers = vec![header("tw-seq", "42"), header("tw-position", "6:3")];
+        assert!(line(&change).contains(r#""op_code":"c","commit_lsn":6,"commit_ts_us":null,"tx_id":null,"tx_seq":3,"tw_seq":42,"kafka_key":"k""#));
+        change.headers.clear();
+        assert!(line(&change).contains(r#""op_code":null"#), "somebody else's record");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::path::Path;
 use tailwater_document::{Mistake, Mistakes, Place, parse};
 
 use crate::spec::{Load, Spec};
-use crate::{From, SinkKind, SinkSpec, TopicName, TopicSpec};
+use crate::{From, SinkKind, SinkSpec, TopicName, TopicSpec, Values};
 
 /// Everything declared in a folder.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -78,17 +78,21 @@ impl Catalog {
             let source = match &topic.from {
                 From::Table(table) => ("", table.to_string()),
                 From::Outbox { aggregate, table } => (aggregate.as_str(), table.to_string()),
+                // No table has such a name, and no aggregate comes from it.
+                From::Message(prefix) => ("", format!("message {prefix}")),
             };
             if let Some(first) = sources.insert(source, topic) {
                 let problem = format!("`{}` already takes these rows", first.name);
                 mistakes.add(place(topic.declared_at.as_ref()), "from", problem);
             }
             let is_outbox = matches!(topic.from, From::Outbox { .. });
-            if outboxes.insert(topic.table(), is_outbox).is_some_and(|before| before != is_outbox) {
-                let problem =
-                    format!("`{}` is an outbox in one topic and a table in another", topic.table());
+            if let Some(table) = topic.table()
+                && outboxes.insert(table, is_outbox).is_some_and(|before| before != is_outbox)
+            {
+                let problem = format!("`{table}` is an outbox in one topic and a table in another");
                 mistakes.add(place(topic.declared_at.as_ref()), "from", problem);
             }
+            rows_only(topic, mistakes);
             if is_outbox && topic.key.is_some() {
                 let problem =
                     "an outbox event's key is its `partition_key` or `aggregate_id`; remove `key`";
@@ -122,13 +126,12 @@ impl Catalog {
                             format!("nobody writes `{name}`; declare it as a Topic or remove it");
                         mistakes.add(here(), "topics", problem);
                     }
-                    (Some(topic), SinkKind::Search(_))
-                        if matches!(topic.from, From::Outbox { .. }) =>
-                    {
-                        let problem = format!(
-                            "`{name}` holds events; a search sink needs the rows of a table"
-                        );
-                        mistakes.add(here(), "topics", problem);
+                    (Some(topic), SinkKind::Search(_)) => {
+                        if let Some(why) = unsearchable(topic) {
+                            let problem =
+                                format!("`{name}` {why}; a search sink needs the rows of a table");
+                            mistakes.add(here(), "topics", problem);
+                        }
                     }
                     _ => {}
                 }
@@ -143,6 +146,47 @@ impl Catalog {
                 );
             }
         }
+    }
+}
+
+/// Notes settings that only the rows of a table can have, and what contradicts itself.
+fn rows_only(topic: &TopicSpec, mistakes: &mut Mistakes) {
+    let mut refuse =
+        |key, problem: String| mistakes.add(place(topic.declared_at.as_ref()), key, problem);
+    match &topic.from {
+        From::Table(_) => {
+            if let Some(column) = key_columns(topic).find(|column| topic.mask.contains_key(*column))
+            {
+                refuse("mask", format!("`{column}` is in the key, which is never masked"));
+            }
+        }
+        From::Outbox { .. } | From::Message(_) => {
+            if topic.values != Values::default() {
+                refuse("values", "only rows of a table have another form".to_owned());
+            }
+            if !topic.mask.is_empty() {
+                refuse("mask", "only columns of a table can be masked".to_owned());
+            }
+        }
+    }
+    if let From::Message(_) = &topic.from {
+        if topic.key.is_some() {
+            refuse("key", "the key of a message is its prefix; remove `key`".to_owned());
+        }
+        if topic.is_compacted() {
+            let problem = "all messages have one key, so compaction would keep the last alone";
+            refuse("config", problem.to_owned());
+        }
+    }
+}
+
+/// Why a topic cannot feed a search index.
+fn unsearchable(topic: &TopicSpec) -> Option<&'static str> {
+    match (&topic.from, topic.values) {
+        (From::Outbox { .. }, _) => Some("holds events"),
+        (From::Message(_), _) => Some("holds messages"),
+        (From::Table(_), Values::Debezium) => Some("holds values in Debezium's form"),
+        (From::Table(_), Values::Readable) => None,
     }
 }
 
@@ -217,7 +261,7 @@ search: { alias: stock, mapping: m.json }
         assert_eq!(catalog.topics.len(), 2);
         assert!(catalog.topics[0].is_compacted());
         let outbox = TableName { schema: "orders".into(), table: "outbox".into() };
-        assert_eq!(catalog.topics[1].table(), &outbox);
+        assert_eq!(catalog.topics[1].table(), Some(&outbox));
         assert_eq!(catalog.topics[1].partitions, 1);
         let SinkKind::Archive(archive) = &catalog.sinks[0].kind else { panic!("archive") };
         assert_eq!((archive.segment.records, archive.segment.age_ms), (500_000, 60_000));
@@ -277,10 +321,43 @@ search: { alias: stock, mapping: m.json }
     }
 
     #[test]
-    fn what_does_not_exist_yet_is_refused_rather_than_ignored() {
-        let text = topic("a", "{ table: s.t }") + "mask: { email: drop }\nvalues: debezium\n";
-        assert_eq!(mistakes_of(&text).len(), 2);
-        assert!(mistakes_of(&topic("a", "{ message: p }"))[0].contains("cannot be routed yet"));
+    fn masks_value_forms_and_messages_are_read() {
+        let text = topic("a", "{ table: s.t }")
+            + "mask: { email: hmac, note: truncate(8), cvv: drop }\nvalues: debezium\n"
+            + &topic("m", "{ message: audit }");
+        let catalog = Catalog::parse([("a.yaml", text.as_str())], &load).expect("good");
+        let rows = &catalog.topics[0];
+        assert_eq!(rows.values, Values::Debezium);
+        assert_eq!(rows.mask["note"], crate::Mask::Truncate(8));
+        assert_eq!(rows.card_like(["cvv"]), None, "a masked column was thought of");
+        assert_eq!(catalog.topics[1].from, From::Message("audit".into()));
+    }
+
+    #[test]
+    fn combinations_that_mean_nothing_are_refused() {
+        let search = |name: &str| {
+            format!(
+                "---\napiVersion: tailwater/v1\nkind: Sink\nname: s\ntype: search\ntopics: [{name}]\nsearch: {{ alias: s, mapping: m.json }}\n"
+            )
+        };
+        let rows = topic("a", "{ table: s.t }");
+        let message = topic("a", "{ message: p }");
+        for (text, problem) in [
+            (topic("a", "{ message: p, table: s.t }"), "belong to no table"),
+            (message.clone() + &topic("b", "{ message: p }"), "already takes"),
+            (message.clone() + "config: { cleanup.policy: compact }\n", "keep the last alone"),
+            (message.clone() + "key: [a]\n", "is its prefix"),
+            (message.clone() + "values: debezium\n", "only rows of a table"),
+            (message.clone() + &search("a"), "holds messages"),
+            (topic("a", "{ outbox: o }") + "mask: { payload: drop }\n", "only columns of a table"),
+            (rows.clone() + "values: avro\n", "`readable` or `debezium`"),
+            (rows.clone() + "mask: { a: hash }\n", "`a: hash`: expected `drop`"),
+            (rows.clone() + "key: [a]\nmask: { a: hmac }\n", "never masked"),
+            (rows.clone() + "values: debezium\n" + &search("a"), "Debezium's form"),
+        ] {
+            let found = mistakes_of(&text);
+            assert!(found[0].contains(problem), "{text}\n{found:?}");
+        }
     }
 
     #[test]

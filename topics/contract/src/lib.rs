@@ -19,6 +19,7 @@ pub mod name;
 pub mod shape;
 
 mod lsn;
+mod mask;
 mod position;
 mod seq;
 mod spec;
@@ -27,6 +28,7 @@ mod registration;
 
 pub use catalog::Catalog;
 pub use lsn::{Lsn, NotAnLsn};
+pub use mask::{Mask, NotAMask};
 pub use name::{PipelineName, SinkName, TableName, TopicName};
 pub use position::{NotAPosition, Position};
 pub use registration::{
@@ -34,6 +36,6 @@ pub use registration::{
 };
 pub use seq::Seq;
 pub use spec::{
-    ArchiveSpec, BulkSpec, From, SearchSpec, SegmentSpec, SinkKind, SinkSpec, TopicSpec,
+    ArchiveSpec, BulkSpec, From, SearchSpec, SegmentSpec, SinkKind, SinkSpec, TopicSpec, Values,
     looks_like_card_data,
 };

@@ -220,6 +220,8 @@ mod tests {
             replication: None,
             config: BTreeMap::new(),
             expose: Vec::new(),
+            values: crate::Values::default(),
+            mask: BTreeMap::new(),
             declared_at: None,
         };
         TopicRegistration { spec, key_columns: vec!["id".into()], standing }

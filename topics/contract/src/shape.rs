@@ -41,12 +41,23 @@ pub static TOPIC: Shape = Shape {
             Form::Texts("column names"),
             "columns that are published although their names look like card data",
         ),
+        Field::or(
+            "values",
+            Form::OneOf(&["readable", "debezium"]),
+            "readable",
+            "form of the values; `debezium` writes what its Postgres connector writes by default. Only for tables",
+        ),
+        Field::optional(
+            "mask",
+            Form::Free("a mask for each column"),
+            "columns that do not go out as they are: `drop` leaves one out, `hmac` replaces values by their HMAC-SHA256 under `reader.mask_key`, `truncate(n)` keeps the first n characters of a text. Only for tables, and not for columns of the key",
+        ),
     ],
 };
 
 /// Where a topic's records come from.
 pub static FROM: Shape = Shape {
-    about: "A table, or the events of one aggregate type in an outbox table.",
+    about: "A table, the events of one aggregate type in an outbox table, or logical messages.",
     fields: &[
         Field::optional(
             "table",
@@ -57,6 +68,11 @@ pub static FROM: Shape = Shape {
             "outbox",
             Form::Text("an aggregate type"),
             "`aggregate_type` of the rows that belong into this topic",
+        ),
+        Field::optional(
+            "message",
+            Form::Text("a prefix"),
+            "the prefix of `pg_logical_emit_message` whose messages belong into this topic",
         ),
     ],
 };

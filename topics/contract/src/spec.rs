@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use tailwater_document::{ByteSize, Mistakes, Node, Place, Section, Span};
 
-use crate::{SinkName, TableName, TopicName, shape};
+use crate::{Mask, SinkName, TableName, TopicName, shape};
 
 /// Reads a file that a spec names, such as a mapping, by its path relative to the declaring file.
 pub(crate) type Load<'a> = &'a dyn Fn(&Path) -> std::io::Result<String>;
@@ -32,6 +32,12 @@ pub struct TopicSpec {
     /// Columns that are published although their names look like card data.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub expose: Vec<String>,
+    /// In which form values are written.
+    #[serde(default, skip_serializing_if = "Values::is_default")]
+    pub values: Values,
+    /// Columns that do not go out as they are.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub mask: BTreeMap<String, Mask>,
     /// Where it was declared, for messages; not stored.
     #[serde(skip)]
     pub declared_at: Option<Place>,
@@ -44,17 +50,20 @@ impl TopicSpec {
         policy.is_some_and(|policy| policy.split(',').any(|part| part.trim() == "compact"))
     }
 
-    /// Of these columns, the one whose name looks like card data and that nobody chose to expose. What a log keeps
-    /// for ever must not hold such data by accident.
+    /// Of these columns, the one whose name looks like card data and that nobody chose to expose or to mask. What a
+    /// log keeps for ever must not hold such data by accident.
     pub fn card_like<'c>(&self, columns: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
-        let is_exposed = |column: &str| self.expose.iter().any(|exposed| exposed == column);
-        columns.into_iter().find(|column| looks_like_card_data(column) && !is_exposed(column))
+        let is_decided = |column: &str| {
+            self.mask.contains_key(column) || self.expose.iter().any(|exposed| exposed == column)
+        };
+        columns.into_iter().find(|column| looks_like_card_data(column) && !is_decided(column))
     }
 
-    /// The table its records come from.
-    pub fn table(&self) -> &TableName {
+    /// The table its records come from; messages come from none.
+    pub fn table(&self) -> Option<&TableName> {
         match &self.from {
-            From::Table(table) | From::Outbox { table, .. } => table,
+            From::Table(table) | From::Outbox { table, .. } => Some(table),
+            From::Message(_) => None,
         }
     }
 }
@@ -84,6 +93,26 @@ pub enum From {
         /// The outbox table; by default `<aggregate>.outbox`.
         table: TableName,
     },
+    /// What `pg_logical_emit_message` writes under this prefix.
+    Message(String),
+}
+
+/// In which form the values of a topic are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Values {
+    /// Readable and lossless: decimals and times as texts, documents as they are.
+    #[default]
+    Readable,
+    /// What Debezium's Postgres connector writes under its default settings, as JSON without schemas.
+    Debezium,
+}
+
+impl Values {
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "the signature serde asks for")]
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// A destination fed from topics.
@@ -186,7 +215,7 @@ fn topic(mut top: Section<'_>, mistakes: &mut Mistakes) -> Option<TopicSpec> {
     if top.node("from").is_none() {
         top.refuse(
             "from",
-            "missing; say `from: { table: schema.table }` or `from: { outbox: aggregate }`",
+            "missing; say `from: { table: schema.table }`, `from: { outbox: aggregate }` or `from: { message: prefix }`",
             mistakes,
         );
     }
@@ -205,9 +234,16 @@ fn topic(mut top: Section<'_>, mistakes: &mut Mistakes) -> Option<TopicSpec> {
     let config = top.texts("config", mistakes);
     let expose: Vec<String> =
         top.list("expose", mistakes).into_iter().map(|(column, _)| column).collect();
-    let why = "column masks do not exist yet in this version; leave the column out by capturing a table without it";
-    top.not_yet("mask", why, mistakes);
-    top.not_yet("values", "only the default value form exists in this version", mistakes);
+    let values: Option<String> = top.optional("values", mistakes);
+    let values = match values.as_deref() {
+        None | Some("readable") => Values::Readable,
+        Some("debezium") => Values::Debezium,
+        Some(_) => {
+            top.refuse("values", "expected `readable` or `debezium`", mistakes);
+            Values::Readable
+        }
+    };
+    let mask = masks(&mut top, mistakes);
     top.finish_as(&shape::TOPIC, mistakes);
     Some(TopicSpec {
         name: name?,
@@ -217,14 +253,30 @@ fn topic(mut top: Section<'_>, mistakes: &mut Mistakes) -> Option<TopicSpec> {
         replication,
         config,
         expose,
+        values,
+        mask,
         declared_at,
     })
 }
 
+fn masks(top: &mut Section<'_>, mistakes: &mut Mistakes) -> BTreeMap<String, Mask> {
+    let mut masks = BTreeMap::new();
+    for (column, text) in top.texts("mask", mistakes) {
+        match text.parse() {
+            Ok(mask) => drop(masks.insert(column, mask)),
+            Err(problem) => top.refuse("mask", format!("`{column}: {text}`: {problem}"), mistakes),
+        }
+    }
+    masks
+}
+
 fn source(mut from: Section<'_>, mistakes: &mut Mistakes) -> Option<From> {
-    from.not_yet("message", "logical messages cannot be routed yet in this version", mistakes);
     let outbox: Option<String> = from.optional("outbox", mistakes);
     let table: Option<TableName> = from.optional("table", mistakes);
+    let message: Option<String> = from.optional("message", mistakes);
+    if message.is_some() && (outbox.is_some() || table.is_some()) {
+        from.refuse("message", "messages belong to no table; remove `table` or `outbox`", mistakes);
+    }
     let read = match (outbox, table) {
         (Some(aggregate), Some(table)) => Some(From::Outbox { aggregate, table }),
         (Some(aggregate), None) => match format!("{aggregate}.outbox").parse() {
@@ -236,7 +288,8 @@ fn source(mut from: Section<'_>, mistakes: &mut Mistakes) -> Option<From> {
                 None
             }
         },
-        (None, table) => table.map(From::Table),
+        (None, Some(table)) => Some(From::Table(table)),
+        (None, None) => message.map(From::Message),
     };
     from.finish_as(&shape::FROM, mistakes);
     read

@@ -97,7 +97,7 @@ impl Registry {
             declared.into_iter().filter(|topic| !topics.contains_key(&topic.name)).collect();
         let publications =
             [self.pipeline.changes_publication(), self.pipeline.outbox_publication()];
-        let tables = catalog.topics.iter().map(TopicSpec::table).cloned().collect();
+        let tables = catalog.topics.iter().filter_map(TopicSpec::table).cloned().collect();
         let tables = self.database.tables(&tables).await?;
         let mut aggregates = BTreeMap::new();
         for outbox in outboxes(catalog).into_iter().filter(|name| {
@@ -180,7 +180,7 @@ fn today() -> String {
 fn outboxes(catalog: &Catalog) -> BTreeSet<TableName> {
     let outbox = |spec: &TopicSpec| match &spec.from {
         From::Outbox { table, .. } => Some(table.clone()),
-        From::Table(_) => None,
+        From::Table(_) | From::Message(_) => None,
     };
     catalog.topics.iter().filter_map(outbox).collect()
 }

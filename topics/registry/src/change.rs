@@ -203,5 +203,6 @@ pub(crate) fn source(from: &From) -> String {
     match from {
         From::Table(table) => format!("table `{table}`"),
         From::Outbox { aggregate, table } => format!("aggregate `{aggregate}` of outbox `{table}`"),
+        From::Message(prefix) => format!("messages with prefix `{prefix}`"),
     }
 }

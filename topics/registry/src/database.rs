@@ -189,6 +189,9 @@ impl Database {
             data_type: row.get("data_type"),
             is_toastable: row.get("is_toastable"),
             is_generated: row.get("is_generated"),
+            is_nullable: row.get("is_nullable"),
+            base_type: row.get("base_type"),
+            is_enum: row.get("is_enum"),
         };
         Ok(rows.iter().map(column).collect())
     }
@@ -344,8 +347,17 @@ LEFT JOIN LATERAL (
 /// resort, which no sensible one ever meets.
 const COLUMNS: &str = "
 SELECT attname::text AS name, format_type(atttypid, NULL) AS data_type,
-       attlen = -1 AND attstorage IN ('x', 'e') AS is_toastable, attgenerated <> '' AS is_generated
-FROM pg_attribute WHERE attrelid = $1::oid AND attnum > 0 AND NOT attisdropped ORDER BY attnum";
+       attlen = -1 AND attstorage IN ('x', 'e') AS is_toastable, attgenerated <> '' AS is_generated,
+       NOT attnotnull AS is_nullable, format_type(base.oid, NULL) AS base_type, base.typtype = 'e' AS is_enum
+FROM pg_attribute
+CROSS JOIN LATERAL (
+    -- A domain may stand on domains.
+    WITH RECURSIVE beneath AS (
+        SELECT oid, typtype, typbasetype FROM pg_type WHERE oid = atttypid
+        UNION ALL SELECT t.oid, t.typtype, t.typbasetype FROM pg_type t JOIN beneath b ON t.oid = b.typbasetype
+    ) SELECT oid, typtype FROM beneath WHERE typbasetype = 0
+) AS base
+WHERE attrelid = $1::oid AND attnum > 0 AND NOT attisdropped ORDER BY attnum";
 
 const LEAVES: &str = "
 SELECT n.nspname::text AS schema, c.relname::text AS name, c.relreplident AS identity,

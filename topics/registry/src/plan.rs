@@ -15,8 +15,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tailwater_topics_contract::{
-    Catalog, From, PipelineName, SinkKind, SinkName, SinkRegistration, SinkSpec, Standing,
-    TableName, TopicName, TopicRegistration, TopicSpec,
+    Catalog, From, Mask, PipelineName, SinkKind, SinkName, SinkRegistration, SinkSpec, Standing,
+    TableName, TopicName, TopicRegistration, TopicSpec, Values,
 };
 
 use crate::change::{Change, NewTopic, Setting, source};
@@ -196,6 +196,10 @@ impl Planner<'_> {
                 );
                 self.refuse_topic(spec, problem);
             }
+            Some(stored) if stored.spec.values != spec.values => {
+                let problem = "holds values in another form, and its consumers would meet both; declare the new form under another name";
+                self.refuse_topic(spec, problem);
+            }
             _ => self.registered_topics.push(Change::RegisterTopic(registration)),
         }
     }
@@ -236,7 +240,9 @@ impl Planner<'_> {
             let other = &other.spec;
             let is_declared = self.catalog.topics.iter().any(|topic| topic.name == other.name);
             let same_rows = match (&other.from, &spec.from) {
-                (From::Outbox { .. }, From::Outbox { .. }) => other.from == spec.from,
+                (From::Outbox { .. }, From::Outbox { .. })
+                | (From::Message(_), _)
+                | (_, From::Message(_)) => other.from == spec.from,
                 _ => other.table() == spec.table(),
             };
             other.name != spec.name && !is_declared && same_rows
@@ -312,7 +318,8 @@ impl Planner<'_> {
 
     /// The key columns of a topic; `None` means a refusal was noted.
     fn key_columns(&mut self, spec: &TopicSpec) -> Option<Vec<String>> {
-        let name = spec.table();
+        // The key of a message is its prefix.
+        let Some(name) = spec.table() else { return Some(Vec::new()) };
         let Some(table) = self.world.tables.get(name) else {
             self.refuse_topic(spec, format!("table `{name}` does not exist in this database"));
             return None;
@@ -329,7 +336,14 @@ impl Planner<'_> {
             });
         }
         let found = match &spec.from {
-            From::Table(_) => table.key_columns(name, spec.key.as_deref()),
+            From::Table(_) => table.key_columns(name, spec.key.as_deref()).and_then(|key| {
+                let mut obstacles = table.mask_obstacles(name, &spec.mask, &key);
+                if spec.values == Values::Debezium {
+                    obstacles.extend(table.debezium_obstacles(name, &spec.mask));
+                }
+                if obstacles.is_empty() { Ok(key) } else { Err(obstacles) }
+            }),
+            From::Message(_) => Ok(Vec::new()),
             From::Outbox { .. } => match table.outbox_obstacles(name) {
                 obstacles if obstacles.is_empty() => Ok(Vec::new()),
                 obstacles => Err(obstacles),
@@ -416,9 +430,11 @@ impl Planner<'_> {
             return self.refuse_sink(spec, problem);
         }
         let SinkKind::Search(_) = &spec.kind else { return };
-        let Some(table) = self.catalog.topic(topic).map(TopicSpec::table) else { return };
+        let Some(topic) = self.catalog.topic(topic) else { return };
+        let Some(table) = topic.table() else { return };
         let Some(state) = self.world.tables.get(table) else { return };
-        let left_out = state.columns_left_out();
+        let mut left_out = state.columns_left_out();
+        left_out.retain(|column| topic.mask.get(*column) != Some(&Mask::Drop));
         if !left_out.is_empty() {
             let columns: Vec<String> = left_out.iter().map(|name| format!("`{name}`")).collect();
             self.refusals.push(Refusal {
@@ -489,6 +505,7 @@ impl Planner<'_> {
             match &spec.from {
                 From::Table(table) => changed.insert(table.clone()),
                 From::Outbox { table, .. } => outboxes.insert(table.clone()),
+                From::Message(_) => false,
             };
         }
         let changes_name = self.pipeline.changes_publication();
@@ -657,6 +674,9 @@ search: { alias: stock, mapping: m.json }
             data_type: data_type.to_owned(),
             is_toastable: data_type == "text" || data_type == "jsonb",
             is_generated: false,
+            is_nullable: false,
+            base_type: data_type.to_owned(),
+            is_enum: false,
         }
     }
 
@@ -1087,6 +1107,81 @@ search: { alias: stock, mapping: m.json }
         assert!(refused(&bucket, &world)[0].contains("is registered for bucket `events`"));
         let fewer = CATALOG.replace("[stock.cdc, orders.events]", "[stock.cdc]");
         assert!(refused(&fewer, &world)[0].contains("nothing is ever taken away"));
+    }
+
+    /// What stands in the way of a topic of rows with these further settings.
+    fn rows_refused(settings: &str, touch: impl FnOnce(&mut World)) -> Vec<String> {
+        let text = format!(
+            "apiVersion: tailwater/v1\nkind: Topic\nname: stock.cdc\nfrom: {{ table: shop.stock }}\n{settings}"
+        );
+        let mut world = empty_world();
+        touch(&mut world);
+        match plan(&pipeline(), &catalog(&text), Scope::All, &world) {
+            Ok(_) => Vec::new(),
+            Err(refusals) => refusals
+                .iter()
+                .map(|r| format!("{} [{}]", r.problem, r.remedy.as_deref().unwrap_or_default()))
+                .collect(),
+        }
+    }
+
+    #[test]
+    fn masks_that_would_hide_nothing_or_the_key_are_rows_refused() {
+        let nothing = |_: &mut World| {};
+        assert_eq!(rows_refused("mask: { name: truncate(3) }\n", nothing), [""; 0]);
+        for (mask, problem) in [
+            (
+                "{ nam: drop }",
+                "masked column `nam` does not exist in `shop.stock`, which has id, name",
+            ),
+            ("{ id: hmac }", "in the key, which is never masked"),
+        ] {
+            let found = rows_refused(&format!("mask: {mask}\n"), nothing);
+            assert!(found.len() == 1 && found[0].contains(problem), "{found:?}");
+        }
+        let numbers = |world: &mut World| {
+            for table in world.tables.values_mut() {
+                table.columns.push(column("n", "integer"));
+            }
+        };
+        let found = rows_refused("mask: { n: truncate(3) }\n", numbers);
+        assert!(found[0].contains("only texts can be truncated"), "{found:?}");
+    }
+
+    #[test]
+    fn columns_that_debezium_leaves_out_have_to_be_left_out_in_words() {
+        let odd = |world: &mut World| {
+            for table in world.tables.values_mut() {
+                table.columns.push(column("place", "shop.address"));
+                table.columns.push(Column { is_enum: true, ..column("mood", "shop.mood") });
+                table.columns.push(Column { base_type: "jsonb".into(), ..column("d", "shop.doc") });
+            }
+        };
+        let found = rows_refused("values: debezium\n", odd);
+        assert!(found.len() == 1 && found[0].contains("[mask: { place: drop }]"), "{found:?}");
+        assert_eq!(rows_refused("values: debezium\nmask: { place: drop }\n", odd), [""; 0]);
+        assert_eq!(rows_refused("", odd), [""; 0]);
+    }
+
+    #[test]
+    fn a_declared_key_that_may_hold_null_is_rows_refused() {
+        let nullable = |world: &mut World| {
+            for table in world.tables.values_mut() {
+                table.columns[1].is_nullable = true;
+            }
+        };
+        let found = rows_refused("key: [name]\n", nullable);
+        assert!(found[0].contains(r#"ALTER COLUMN "name" SET NOT NULL"#), "{found:?}");
+        assert_eq!(rows_refused("key: [name]\n", |_| {}), [""; 0]);
+    }
+
+    #[test]
+    fn messages_need_no_table_and_are_registered_under_their_prefix() {
+        let text = "apiVersion: tailwater/v1\nkind: Topic\nname: audit\nfrom: { message: audit }\n";
+        let planned = plan(&pipeline(), &catalog(text), Scope::All, &empty_world()).expect("works");
+        let lines: Vec<String> = planned.changes.iter().map(ToString::to_string).collect();
+        let line = "+ topic audit: register for messages with prefix `audit`";
+        assert!(lines.iter().any(|found| found == line), "{lines:?}");
     }
 
     #[test]

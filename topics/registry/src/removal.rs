@@ -137,8 +137,12 @@ fn remove_topics(
     let is_staying = |topic: &&TopicRegistration| {
         !topics.iter().any(|removed| removed.spec.name == topic.spec.name)
     };
-    let kept: BTreeSet<&TableName> =
-        world.registrations.written().filter(is_staying).map(|topic| topic.spec.table()).collect();
+    let kept: BTreeSet<&TableName> = world
+        .registrations
+        .written()
+        .filter(is_staying)
+        .filter_map(|topic| topic.spec.table())
+        .collect();
     for (name, is_outbox) in
         [(pipeline.changes_publication(), false), (pipeline.outbox_publication(), true)]
     {
@@ -146,7 +150,7 @@ fn remove_topics(
         let tables: BTreeSet<TableName> = topics
             .iter()
             .filter(|topic| matches!(topic.spec.from, From::Outbox { .. }) == is_outbox)
-            .map(|topic| topic.spec.table())
+            .filter_map(|topic| topic.spec.table())
             .filter(|table| !kept.contains(table) && publication.tables.contains(table))
             .cloned()
             .collect();

@@ -5,7 +5,9 @@
 //! table is looked at before it enters a publication, its partitions too: an update is checked against the
 //! identity of the partition it touches, and a partition does not inherit the identity of its parent.
 
-use tailwater_topics_contract::TableName;
+use std::collections::BTreeMap;
+
+use tailwater_topics_contract::{Mask, TableName};
 
 /// Columns of an outbox table with their types, as `format_type` prints them.
 const OUTBOX_COLUMNS: [(&str, &str); 12] = [
@@ -22,6 +24,31 @@ const OUTBOX_COLUMNS: [(&str, &str); 12] = [
     ("causation_id", "uuid"),
     ("traceparent", "text"),
 ];
+
+/// Types whose values are texts.
+const TEXT_TYPES: [&str; 6] =
+    ["text", "character varying", "character", "bpchar", "citext", "name"];
+
+/// Types that Debezium's form has, as `format_type` prints them; enums have it too.
+#[rustfmt::skip]
+const DEBEZIUM_TYPES: [&str; 83] = [
+    "boolean", "smallint", "integer", "bigint", "oid", "real", "double precision", "numeric", "money", "bit",
+    "bit varying", "character", "bpchar", "character varying", "text", "name", "\"char\"", "citext", "json", "jsonb",
+    "xml", "uuid", "inet", "cidr", "macaddr", "macaddr8", "bytea", "date", "time without time zone",
+    "time with time zone", "timestamp without time zone", "timestamp with time zone", "interval", "hstore", "ltree",
+    "isbn", "isbn13", "ismn", "ismn13", "issn", "issn13", "ean13", "upc", "tsvector", "int4range", "int8range",
+    "numrange", "tsrange", "tstzrange", "daterange", "point", "boolean[]", "bytea[]", "smallint[]", "integer[]",
+    "bigint[]", "oid[]", "real[]", "double precision[]", "date[]", "time without time zone[]",
+    "timestamp without time zone[]", "timestamp with time zone[]", "time with time zone[]", "numeric[]", "uuid[]",
+    "json[]", "jsonb[]", "cidr[]", "macaddr8[]", "\"char\"[]", "text[]", "character[]", "bpchar[]",
+    "character varying[]", "macaddr[]", "inet[]", "int4range[]", "numrange[]", "tsrange[]", "tstzrange[]",
+    "daterange[]", "int8range[]",
+];
+
+/// A type's name without its schema.
+fn unqualified(data_type: &str) -> &str {
+    data_type.rsplit_once('.').map_or(data_type, |(_, name)| name)
+}
 
 /// A table as it stands in the database.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,6 +97,12 @@ pub struct Column {
     pub is_toastable: bool,
     /// Whether Postgres computes it; such columns are not sent.
     pub is_generated: bool,
+    /// Whether it may hold NULL.
+    pub is_nullable: bool,
+    /// Its type without a domain around it, as `format_type` prints it.
+    pub base_type: String,
+    /// Whether that is an enum.
+    pub is_enum: bool,
 }
 
 /// How a table names the row that an update or delete touched.
@@ -171,6 +204,64 @@ impl TableState {
         obstacles
     }
 
+    /// Everything that keeps columns from being masked as declared. What is masked must be there: a column that was
+    /// renamed would go out under its new name.
+    pub fn mask_obstacles(
+        &self,
+        name: &TableName,
+        mask: &BTreeMap<String, Mask>,
+        key: &[String],
+    ) -> Vec<Obstacle> {
+        let obstacle = |(column, mask): (&String, &Mask)| {
+            let Some(found) = self.column(column) else {
+                let columns: Vec<_> = self.columns.iter().map(|c| c.name.as_str()).collect();
+                return Some(format!(
+                    "masked column `{column}` does not exist in `{name}`, which has {}",
+                    columns.join(", ")
+                ));
+            };
+            if key.contains(column) {
+                return Some(format!(
+                    "column `{column}` of `{name}` is in the key, which is never masked; declare another `key`"
+                ));
+            }
+            if found.is_generated {
+                return Some(format!(
+                    "masked column `{column}` of `{name}` is generated, and generated columns are not sent"
+                ));
+            }
+            let is_text = TEXT_TYPES.contains(&unqualified(&found.base_type));
+            (matches!(mask, Mask::Truncate(_)) && !is_text).then(|| {
+                format!(
+                    "column `{column}` of `{name}` is {}, and only texts can be truncated; use `drop` or `hmac`",
+                    found.data_type
+                )
+            })
+        };
+        mask.iter().filter_map(obstacle).map(Obstacle::new).collect()
+    }
+
+    /// Columns that Debezium's form does not have. It leaves them out, which has to be said: by `drop`.
+    pub fn debezium_obstacles(
+        &self,
+        name: &TableName,
+        mask: &BTreeMap<String, Mask>,
+    ) -> Vec<Obstacle> {
+        let lacks = |column: &&Column| {
+            let base = unqualified(&column.base_type);
+            let known = column.is_enum || DEBEZIUM_TYPES.contains(&base);
+            !known && !column.is_generated && !mask.contains_key(&column.name)
+        };
+        let obstacle = |column: &Column| {
+            let problem = format!(
+                "column `{}` of `{name}` is {}, which Debezium leaves out; leave it out too, or keep `values: readable`",
+                column.name, column.data_type
+            );
+            Obstacle::mended_by(problem, format!("mask: {{ {}: drop }}", column.name))
+        };
+        self.columns.iter().filter(lacks).map(obstacle).collect()
+    }
+
     /// Columns whose value an update may leave out because it was stored aside and did not change.
     pub fn columns_left_out(&self) -> Vec<&str> {
         let mut identities =
@@ -249,6 +340,16 @@ impl TableState {
                 Some(column) if column.is_generated => obstacles.push(Obstacle::new(format!(
                     "key column `{key}` of `{name}` is generated, and generated columns are not sent"
                 ))),
+                // Its row could never be deleted: nothing would name it.
+                Some(column) if column.is_nullable => {
+                    let problem = format!("key column `{key}` of `{name}` may hold NULL, which names no row");
+                    let remedy = format!(
+                        "ALTER TABLE {} ALTER COLUMN \"{}\" SET NOT NULL;",
+                        name.quoted(),
+                        key.replace('"', "\"\"")
+                    );
+                    obstacles.push(Obstacle::mended_by(problem, remedy));
+                }
                 Some(_) => usable.push(key.clone()),
             }
         }
@@ -315,6 +416,9 @@ mod tests {
             data_type: data_type.to_owned(),
             is_toastable: data_type == "text",
             is_generated: false,
+            is_nullable: false,
+            base_type: data_type.to_owned(),
+            is_enum: false,
         }
     }
 
