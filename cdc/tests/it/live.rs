@@ -36,6 +36,47 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 // ---- what arrives ----
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_arrive_once_whichever_way_the_reader_ends() {
+    let mut world = World::new().await;
+    let name: TopicName = format!("{}.audit", world.config.pipeline).parse().expect("a name");
+    create_topics(&[(&name, 1)]).await;
+    let from = Origin::Message("audit".to_owned());
+    let (name, topic) = registration(name, from, &[], "delete");
+    world.registrations.topics.insert(name.clone(), topic);
+    world.start_reader().await.stop().await.expect("the slot exists from here on");
+    let mut sent = Vec::new();
+    for round in 0..4 {
+        // Each third belongs to a transaction with a row, each is its own commit; the last are never read back
+        // before the reader is gone.
+        let mut child = world.start_child();
+        for number in 0..30 {
+            let content = format!("{round}-{number}");
+            let transactional = number % 3 == 0;
+            world
+                .client
+                .batch_execute(&format!(
+                    "BEGIN; SELECT pg_logical_emit_message({transactional}, 'audit', '{content}');
+                     INSERT INTO item VALUES ({round} * 100 + {number}, 'x'); COMMIT"
+                ))
+                .await
+                .expect("it is written");
+            sent.push(content);
+            sleep(Duration::from_millis(20)).await;
+        }
+        child.kill().expect("it can be killed");
+        child.wait().expect("it is gone");
+    }
+    let reader = world.start_reader().await;
+    let seen = world.read_until(&name, sent.len()).await;
+    world.read_until(&world.changes(), sent.len()).await;
+    reader.stop().await.expect("it drains");
+    let content = |record: &Record| record.json().expect("JSON")["message"]["content"].clone();
+    let seen: Vec<Value> = seen.iter().map(content).collect();
+    assert_eq!(seen, sent.into_iter().map(Value::from).collect::<Vec<_>>());
+    world.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn changes_and_events_arrive_once_and_in_order() {
     let world = World::new().await;
     let reader = world.start_reader().await;

@@ -122,6 +122,27 @@ async fn interleaved_transactions_come_one_after_the_other_in_the_order_of_their
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs a server with max_prepared_transactions, which servers started before have not"]
+async fn a_prepared_transaction_comes_when_it_is_committed() {
+    let mut source = Source::new().await;
+    source.sql("CREATE TABLE item (id int PRIMARY KEY)").await;
+    source.capture("public.item", &["id"]).await;
+    let mut stream = source.stream().await;
+    source.sql("BEGIN; INSERT INTO item VALUES (1), (2); PREPARE TRANSACTION 'kept'").await;
+    source.sql("BEGIN; INSERT INTO item VALUES (3); PREPARE TRANSACTION 'dropped'").await;
+    source.sql("INSERT INTO item VALUES (4)").await;
+    assert_eq!(ids(&source.changes(&mut stream).await), [4]);
+    source.sql("ROLLBACK PREPARED 'dropped'").await;
+    source.sql("INSERT INTO item VALUES (5)").await;
+    source.sql("COMMIT PREPARED 'kept'").await;
+    let seen = source.changes(&mut stream).await;
+    assert_eq!(ids(&seen), [5, 1, 2]);
+    let commit = |seen: &Seen| seen.json()["source"]["commit_lsn"].as_u64().expect("an LSN");
+    assert!(commit(&seen[0]) < commit(&seen[1]), "it stands at its commit");
+    source.drop([stream]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_large_value_that_did_not_change_is_named_or_filled_in() {
     let mut source = Source::new().await;
     let big = "(SELECT string_agg(md5(g::text), '') FROM generate_series(1, 500) g)";
