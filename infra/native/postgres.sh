@@ -16,7 +16,7 @@ postgres_start() {
     # Whoever reaches the port is the superuser: it listens on loopback only and has no socket.
     (cd "$folder" && start postgres "${unprivileged[@]}" "$programs/postgres" -D "$folder" \
         -c listen_addresses=127.0.0.1 -c port="$postgres_port" -c unix_socket_directories= \
-        -c wal_level=logical -c max_replication_slots=50 -c max_wal_senders=50 -c max_prepared_transactions=20 \
+        -c wal_level=logical -c max_replication_slots=50 -c max_wal_senders=50 \
         -c max_slot_wal_keep_size="$TAILWATER_POSTGRES_SLOT_WAL" -c max_connections=200 \
         -c shared_buffers="$TAILWATER_POSTGRES_BUFFERS")
 }

@@ -46,7 +46,8 @@ impl<P: Publisher> Pipeline<P> {
         if self.orders.is_empty() || !self.is_between() {
             return false;
         }
-        if let Frame::Data { body: [b'B', lsn @ ..], .. } = frame
+        // A message outside of transactions takes the stream on as a transaction does.
+        if let Frame::Data { body: [b'B', lsn @ ..] | [b'M', 0, lsn @ ..], .. } = frame
             && let Some(lsn) = lsn.first_chunk()
         {
             // Transactions come in the order of their commits, so everything before this one has been taken.

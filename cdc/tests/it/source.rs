@@ -58,8 +58,13 @@ pub(crate) struct Seen {
 impl Source {
     /// A database with the publication `all`, which holds a table of marks.
     pub(crate) async fn new() -> Self {
+        Self::on(config("any", "any").postgres).await
+    }
+
+    /// The same on another server.
+    pub(crate) async fn on(server: PostgresConfig) -> Self {
         let name = format!("src_{}", unique());
-        let postgres = config(&name, &name).postgres;
+        let postgres = PostgresConfig { database: name.clone(), ..server };
         let root = connect(&postgres, "postgres").await;
         root.batch_execute(&format!("CREATE DATABASE {name}")).await.expect("a database");
         let client = connect(&postgres, &name).await;

@@ -2,7 +2,11 @@
 
 use serde_json::{Value as Json, json};
 
+use tailwater_config::PostgresConfig;
+use tailwater_config::postgres::Hosts;
+
 use crate::live::connect;
+use crate::own_postgres::OwnPostgres;
 use crate::source::{Seen, Source, ops};
 
 // ---- rows ----
@@ -122,9 +126,13 @@ async fn interleaved_transactions_come_one_after_the_other_in_the_order_of_their
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs a server with max_prepared_transactions, which servers started before have not"]
 async fn a_prepared_transaction_comes_when_it_is_committed() {
-    let mut source = Source::new().await;
+    // Servers have no room for such transactions unless told.
+    let mut server = OwnPostgres::new();
+    server.set("max_prepared_transactions = 4");
+    server.start();
+    let hosts = Hosts::parse(&server.socket(), server.port).expect("a folder");
+    let mut source = Source::on(PostgresConfig::new(hosts, "postgres", "postgres")).await;
     source.sql("CREATE TABLE item (id int PRIMARY KEY)").await;
     source.capture("public.item", &["id"]).await;
     let mut stream = source.stream().await;

@@ -349,6 +349,7 @@ impl TableState {
                         key.replace('"', "\"\"")
                     );
                     obstacles.push(Obstacle::mended_by(problem, remedy));
+                    usable.push(key.clone());
                 }
                 Some(_) => usable.push(key.clone()),
             }
