@@ -29,7 +29,7 @@ pub(crate) struct Config {
     /// `postgres`: `host`, `port` (5432), `user`, `password` or `password_file`, `database`, `sslmode`,
     /// `sslrootcert`, `sslcert`, `sslkey`, `channel_binding`.
     pub(crate) postgres: PostgresConfig,
-    /// `kafka`: `brokers` as `host:port,…`, and `properties` for the client, verbatim.
+    /// `kafka`: `brokers` as `host:port,…`, `tls`, `sasl`, and `properties` for the client, verbatim.
     pub(crate) kafka: KafkaConfig,
     /// `s3`: `endpoint`, `region` (us-east-1), `access_key`, `secret_key` or `secret_key_file`, `path_style` (true).
     pub(crate) s3: Option<S3Config>,
@@ -122,7 +122,7 @@ pub(crate) fn load(path: &Path, environment: Environment<'_>) -> Result<Config, 
 fn whole(mut top: Section<'_>, load: Load<'_>, mistakes: &mut Mistakes) -> Option<Config> {
     let pipeline = top.required("pipeline", mistakes);
     let postgres = postgres::read(top.section("postgres", mistakes), load, mistakes);
-    let kafka = kafka::read(top.section("kafka", mistakes), mistakes);
+    let kafka = kafka::read(top.section("kafka", mistakes), load, mistakes);
     let s3 = top.optional_section("s3", mistakes).map(|section| s3::read(section, load, mistakes));
     let opensearch = top
         .optional_section("opensearch", mistakes)

@@ -25,6 +25,8 @@ install_build_packages() {
     has cc || want gcc "compiles C libraries"
     has g++ || want g++ "librdkafka's build asks for a C++ compiler"
     has make || want make "builds librdkafka"
+    has pkg-config || want pkg-config "finds OpenSSL"
+    { has pkg-config && pkg-config --exists openssl; } || want libssl-dev "librdkafka's TLS"
     install_missing
 }
 

@@ -42,6 +42,9 @@ export TAILWATER_TEST_KAFKA=127.0.0.1:$kafka_port
 export TAILWATER_TEST_S3=http://127.0.0.1:$s3_port
 export TAILWATER_TEST_OPENSEARCH=http://127.0.0.1:$opensearch_port
 TEXT
+    # Some tests kill a broker of their own.
+    echo "export TAILWATER_TEST_JAVA=$(java_at_least 17)"
+    echo "export TAILWATER_TEST_KAFKA_LIBS=$(part "kafka-$kafka_version")/libs"
     echo "export TAILWATER_TEST_DUCKDB=$(part "duckdb-$duckdb_version")" # a Python module's folder
     if is_running minio; then echo "export TAILWATER_TEST_MINIO=http://127.0.0.1:$minio_port"; fi
 }

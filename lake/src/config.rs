@@ -27,7 +27,7 @@ pub fn load(path: &Path, environment: Environment<'_>) -> Result<Config, Error> 
 
 fn whole(mut top: Section<'_>, load: Load<'_>, mistakes: &mut Mistakes) -> Option<Config> {
     let pipeline = top.required("pipeline", mistakes);
-    let kafka = kafka::read(top.section("kafka", mistakes), mistakes);
+    let kafka = kafka::read(top.section("kafka", mistakes), load, mistakes);
     let s3 = top.optional_section("s3", mistakes).map(|section| s3::read(section, load, mistakes));
     Some(Config {
         pipeline: pipeline?,

@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rdkafka::client::ClientContext;
-use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders};
@@ -141,18 +141,20 @@ fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
 impl Kafka {
     /// Prepares a producer; nothing is sent yet. Users' properties override only what delivery does not rest on.
     pub fn new(config: &KafkaConfig, pipeline: &PipelineName) -> Result<Self, Error> {
-        let mut client = ClientConfig::new();
-        client
-            // Every batch is committed at once; waiting for company would only add to each commit.
-            .set("linger.ms", "1")
-            .set("compression.type", "lz4")
-            .set("queue.buffering.max.kbytes", (64 << 10).to_string())
-            .set("queue.buffering.max.messages", "1000000");
-        for (property, value) in &config.properties {
-            client.set(property, value);
+        let mut client = config.client();
+        // Every batch is committed at once; waiting for company would only add to each commit.
+        let ours = [
+            ("linger.ms", "1"),
+            ("compression.type", "lz4"),
+            ("queue.buffering.max.kbytes", "65536"),
+            ("queue.buffering.max.messages", "1000000"),
+        ];
+        for (property, value) in ours {
+            if !config.properties.contains_key(property) {
+                client.set(property, value);
+            }
         }
         client
-            .set("bootstrap.servers", &config.brokers)
             .set("transactional.id", pipeline.transactional_id())
             .set("transaction.timeout.ms", TRANSACTION_TIMEOUT.as_millis().to_string())
             .set("enable.idempotence", "true")

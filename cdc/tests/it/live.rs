@@ -1,5 +1,6 @@
 //! The reader between a real Postgres and a real Kafka: every test has its own database, pipeline and topics.
 
+mod brokers;
 mod connections;
 
 use std::collections::BTreeMap;
@@ -495,7 +496,7 @@ pub(crate) fn config(pipeline: &str, database: &str) -> Config {
             database: database.to_owned(),
             ..from_url(&variable("TAILWATER_TEST_POSTGRES")).expect("a URL")
         },
-        kafka: KafkaConfig { brokers: kafka(), properties: BTreeMap::new() },
+        kafka: KafkaConfig::new(kafka()),
         limits: Limits { transaction_bytes: 1 << 20, ..Limits::default() },
         from_now: false,
         events_from_now: false,

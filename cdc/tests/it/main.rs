@@ -8,6 +8,7 @@ mod live;
 mod loops;
 mod masks;
 mod messages;
+mod own_kafka;
 mod own_postgres;
 mod script;
 mod snapshot;

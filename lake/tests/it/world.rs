@@ -76,10 +76,7 @@ impl World {
         let config = tailwater_cdc::Config {
             pipeline: name.parse().expect("a name"),
             postgres,
-            kafka: KafkaConfig {
-                brokers: variable("TAILWATER_TEST_KAFKA"),
-                properties: BTreeMap::new(),
-            },
+            kafka: KafkaConfig::new(variable("TAILWATER_TEST_KAFKA")),
             limits: Limits::default(),
             from_now: false,
             events_from_now: false,

@@ -63,6 +63,8 @@ pub struct Registry {
 impl Registry {
     /// Connects. Servers that do not answer are tried again for some seconds.
     pub async fn connect(pipeline: PipelineName, servers: Servers) -> Result<Self, Error> {
+        let kafka = servers.kafka.clone();
+        broker::blocking(move || broker::admitted(&kafka)).await?;
         Ok(Self {
             broker: Broker::new(&servers.kafka)?,
             kafka: servers.kafka,

@@ -13,6 +13,7 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::metadata::Metadata;
+use tailwater_config::kafka::{self, Refusal};
 use tailwater_topics_contract::TopicName;
 
 use crate::change::{NewTopic, Setting};
@@ -48,6 +49,9 @@ pub enum Error {
         #[source]
         source: Box<KafkaError>,
     },
+    /// The brokers will not have us.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
     /// A request failed.
     #[error("Kafka at {address} could not {what}")]
     Request {
@@ -329,6 +333,14 @@ pub(crate) fn failed(address: &str, what: &str, source: KafkaError) -> Error {
         Error::Unreachable { address, waited: ANSWER_MAX, source }
     } else {
         Error::Request { address, what: what.to_owned(), source }
+    }
+}
+
+/// Learns at once why brokers refuse encryption or login, where otherwise only silence would be noticed. Blocks.
+pub(crate) fn admitted(config: &ClientConfig) -> Result<(), Error> {
+    match kafka::refusal(config).map_err(client)? {
+        Some(refusal) => Err(refusal.into()),
+        None => Ok(()),
     }
 }
 

@@ -20,7 +20,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use tailwater_topics_contract::{PipelineName, Registration, Registrations, TopicName};
 use tokio::sync::watch;
 
-use crate::broker::{self, address, blocking, failed};
+use crate::broker::{self, address, admitted, blocking, failed};
 
 /// How long the whole topic may take to be read or a record to be written.
 const ANSWER_MAX: Duration = Duration::from_secs(15);
@@ -74,7 +74,7 @@ pub enum Error {
 
 /// Everything registered now.
 pub async fn load(kafka: &ClientConfig, pipeline: &PipelineName) -> Result<Registrations, Error> {
-    let mut reader = Reader::new(kafka, pipeline)?;
+    let mut reader = open(kafka, pipeline).await?;
     blocking(move || reader.read_to_end().map(|()| reader.registrations)).await
 }
 
@@ -86,7 +86,7 @@ pub async fn follow(
     kafka: &ClientConfig,
     pipeline: &PipelineName,
 ) -> Result<watch::Receiver<Registrations>, Error> {
-    let mut reader = Reader::new(kafka, pipeline)?;
+    let mut reader = open(kafka, pipeline).await?;
     let reader = blocking(move || reader.read_to_end().map(|()| reader)).await?;
     let (sender, receiver) = watch::channel(reader.registrations.clone());
     std::thread::Builder::new()
@@ -94,6 +94,13 @@ pub async fn follow(
         .spawn(move || reader.follow(&sender))
         .map_err(Error::Thread)?;
     Ok(receiver)
+}
+
+/// A reader whose brokers will have us.
+async fn open(kafka: &ClientConfig, pipeline: &PipelineName) -> Result<Reader, Error> {
+    let config = kafka.clone();
+    blocking(move || admitted(&config)).await?;
+    Reader::new(kafka, pipeline)
 }
 
 /// Writes registrations, in order, and waits until the brokers have them.

@@ -1,0 +1,61 @@
+//! Brokers that encrypt and ask who we are, with a broker of our own.
+
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use tailwater_cdc::publish::Publisher;
+use tailwater_cdc::publish::kafka::Kafka;
+use tailwater_config::KafkaConfig;
+use tailwater_config::kafka::{KafkaTls, Mechanism, Sasl, refusal};
+use tailwater_runtime::Secret;
+
+use crate::certificates::{Authority, Files};
+use crate::own_kafka::{OwnKafka, PASSWORD, USER};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn brokers_that_encrypt_and_ask_who_we_are_are_written_to_and_refusals_are_named_at_once() {
+    let (authority, files) = (Authority::new("the company"), Files::new());
+    let broker = OwnKafka::start(&authority.server(&["localhost"]));
+    let ca_file = Some(files.write("ca.pem", &authority.pem()));
+    let stranger = Some(files.write("stranger.pem", &Authority::new("somebody else").pem()));
+    let secure = |mechanism| KafkaConfig {
+        tls: Some(KafkaTls { ca_file: ca_file.clone(), client_certificate: None }),
+        sasl: Some(Sasl { mechanism, user: USER.to_owned(), password: Secret::new(PASSWORD) }),
+        ..KafkaConfig::new(format!("localhost:{}", broker.secure))
+    };
+
+    let mechanisms = [Mechanism::Plain, Mechanism::ScramSha256, Mechanism::ScramSha512];
+    for (at, mechanism) in mechanisms.into_iter().enumerate() {
+        let config = secure(mechanism);
+        assert_eq!(refusal(&config.client()).expect("a client"), None, "{mechanism:?}");
+        let pipeline = format!("secure_{at}").parse().expect("a name");
+        let mut kafka = Kafka::new(&config, &pipeline).expect("a client");
+        kafka.init(&AtomicBool::new(false)).unwrap_or_else(|e| panic!("{mechanism:?}: {e}"));
+        kafka.commit(b"{}").unwrap_or_else(|e| panic!("{mechanism:?}: {e}"));
+    }
+
+    let mut wrong_password = secure(Mechanism::ScramSha512);
+    wrong_password.sasl.as_mut().expect("set").password = Secret::new("wrong");
+    let mut wrong_user = secure(Mechanism::Plain);
+    wrong_user.sasl.as_mut().expect("set").user = "nobody".to_owned();
+    let mut unknown_authority = secure(Mechanism::Plain);
+    unknown_authority.tls.as_mut().expect("set").ca_file = stranger;
+    let wrong_name =
+        KafkaConfig { brokers: format!("127.0.0.1:{}", broker.secure), ..secure(Mechanism::Plain) };
+    let no_tls_there =
+        KafkaConfig { brokers: format!("localhost:{}", broker.open), ..secure(Mechanism::Plain) };
+    for (what, config, remedy) in [
+        ("wrong password", wrong_password, "correct `kafka.sasl.user`, its password"),
+        ("wrong user", wrong_user, "correct `kafka.sasl.user`, its password"),
+        ("unknown authority", unknown_authority, "`kafka.tls.ca_file`"),
+        ("wrong name", wrong_name, "`kafka.tls.ca_file`, and reach them by a name"),
+        ("no TLS there", no_tls_there, "look whether this listener speaks TLS"),
+    ] {
+        let began = Instant::now();
+        let refused = refusal(&config.client()).expect("a client");
+        let said = refused.unwrap_or_else(|| panic!("{what}: let in")).to_string();
+        assert!(began.elapsed() < Duration::from_secs(5), "{what}: {:?}", began.elapsed());
+        assert!(said.contains(remedy) && said.contains(&config.brokers), "{what}: {said}");
+        assert!(!said.contains(PASSWORD), "{what}: {said}");
+    }
+}
