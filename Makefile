@@ -1,6 +1,6 @@
 # Every command a developer or a user needs; the work is done by infra/native and infra/check.
 .DEFAULT_GOAL := help
-.PHONY: help build demo demo-pgbench up down clean servers test test-lake gauntlet-sinks test-servers test-down bench bench-lake lint fmt reference reference-types \
+.PHONY: help build demo demo-pgbench up down clean servers test test-lake gauntlet-sinks gauntlet-link test-servers test-down bench bench-lake lint fmt reference reference-types \
 	check-platform check-platform-quick
 
 help: ## show this list
@@ -37,6 +37,10 @@ test-lake: ## the tests of the lake, which compile a query engine first
 
 gauntlet-sinks: ## sinks frozen, killed and cut off for half an hour, then compared record by record; `make test` has a short form
 	@infra/native/test.sh gauntlet
+
+gauntlet-link: ## the link to Postgres cut at 300 places; wants `make test-servers`, and `make test` has a short form
+	@. .world-test/env && TAILWATER_TEST_CUTS=300 cargo nextest run --locked --profile gauntlet -p tailwater-cdc \
+	  -E 'test(a_link_cut_at_any_byte_repeats_and_loses_nothing)'
 
 test-servers: ## only the tests' servers, to run single tests by hand
 	@infra/native/test.sh servers

@@ -2,6 +2,7 @@
 
 mod brokers;
 mod connections;
+mod link;
 
 use std::collections::BTreeMap;
 use std::process::{Child, Command};
