@@ -150,6 +150,9 @@ pub(crate) async fn look(config: &Config, declared: &Declared) -> Result<Vec<Fin
         let found = Table::find(&mut connection, table).await?;
         let searched = declared.searched.contains(table);
         judge(table, found.as_ref(), Some((key, searched)), &mut findings);
+        if let Some(found) = found.filter(|_| !config.from_now) {
+            found.judge_reading(table, &config.postgres.user, &mut findings);
+        }
     }
     for table in &declared.outboxes {
         let found = Table::find(&mut connection, table).await?;
@@ -344,6 +347,10 @@ struct Table {
     identity_columns: BTreeSet<String>,
     /// Columns whose large values are kept out of line.
     toastable: Vec<String>,
+    /// The first of the table or its partitions from which we may not select.
+    unreadable: Option<String>,
+    /// The first of which row security hides rows from us.
+    secured: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -375,7 +382,11 @@ impl Table {
                         AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])
                         AND (CASE c.relreplident WHEN 'd' THEN i.indisprimary ELSE i.indisreplident END)),
                     a.attstorage IN ('x', 'e', 'm') AND EXISTS (
-                        SELECT FROM leaf JOIN pg_catalog.pg_class l USING (oid) WHERE l.reltoastrelid <> 0)
+                        SELECT FROM leaf JOIN pg_catalog.pg_class l USING (oid) WHERE l.reltoastrelid <> 0),
+                    (SELECT min(l.oid::regclass::text) FROM leaf JOIN pg_catalog.pg_class l USING (oid)
+                     WHERE l.relkind = 'r' AND NOT has_table_privilege(l.oid, 'SELECT')),
+                    (SELECT min(l.oid::regclass::text) FROM leaf JOIN pg_catalog.pg_class l USING (oid)
+                     WHERE l.relkind = 'r' AND row_security_active(l.oid))
              FROM root JOIN pg_catalog.pg_class c USING (oid)
              JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
              ORDER BY a.attnum"
@@ -396,7 +407,29 @@ impl Table {
             columns: rows.iter().map(named).collect(),
             identity_columns: when(4).map(named).collect(),
             toastable: when(5).map(named).collect(),
+            unreadable: first.get(6).map(str::to_owned),
+            secured: first.get(7).map(str::to_owned),
         }))
+    }
+
+    /// Whether its rows could be copied. Partitions are read by themselves, under their own privileges.
+    fn judge_reading(&self, name: &TableName, role: &str, findings: &mut Vec<Finding>) {
+        let role = quote_identifier(role);
+        let mut add = |code, problem: String, remedy| {
+            let subject = format!("table {}", name.quoted());
+            findings.push(Finding { code, severity: Severity::Warning, subject, problem, remedy });
+        };
+        if let Some(part) = &self.unreadable {
+            let problem =
+                format!("may not be read by {role}, so the rows in {part} cannot be copied");
+            add("TW128", problem, format!("`GRANT SELECT ON {part} TO {role}`"));
+        }
+        if let Some(part) = &self.secured {
+            let problem = format!(
+                "has row security that hides rows in {part} from {role}, so they cannot be copied"
+            );
+            add("TW129", problem, format!("`ALTER ROLE {role} BYPASSRLS`"));
+        }
     }
 }
 
@@ -480,6 +513,8 @@ mod tests {
             columns: names(&["id", "body"]),
             identity_columns: names(&["id"]),
             toastable: vec!["body".to_owned()],
+            unreadable: None,
+            secured: None,
         }
     }
 

@@ -3,6 +3,7 @@
 mod brokers;
 mod connections;
 mod link;
+mod snapshot;
 
 use std::collections::BTreeMap;
 use std::process::{Child, Command};

@@ -11,7 +11,6 @@ mod messages;
 mod own_kafka;
 mod own_postgres;
 mod script;
-mod snapshot;
 mod source;
 mod tables;
 mod types;

@@ -1,6 +1,6 @@
 //! The first copy of existing rows, between a real Postgres and a real Kafka.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::time::{Duration, Instant};
 
@@ -8,6 +8,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
 use tailwater_cdc::copies::Existing;
+use tailwater_cdc::preflight::{self, Declared};
 use tailwater_cdc::progress;
 use tailwater_runtime::clock;
 use tailwater_topics_contract::{Lsn, TableName, TopicName};
@@ -348,6 +349,42 @@ async fn events_that_are_there_need_an_explicit_word() {
     assert_eq!(events[0].json().expect("an event")["n"], 2);
     assert_eq!(ops(&world.read_until(&world.changes(), 1).await), ["r"], "rows are copied");
     reader.stop().await.expect("it drains");
+    world.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_copied_is_found_before_the_start() {
+    let mut world = World::new().await;
+    let role = format!("checker_{}", crate::live::unique());
+    world
+        .sql(&format!(
+            "CREATE ROLE {role} LOGIN REPLICATION;
+             GRANT USAGE ON SCHEMA shop TO {role};
+             CREATE TABLE part (id int PRIMARY KEY) PARTITION BY RANGE (id);
+             CREATE TABLE part_low PARTITION OF part FOR VALUES FROM (0) TO (10);
+             GRANT SELECT ON part TO {role};
+             ALTER TABLE item ENABLE ROW LEVEL SECURITY"
+        ))
+        .await;
+    world.capture("public.part", "id", "part", "part").await;
+    let owner = std::mem::replace(&mut world.config.postgres.user, role.clone());
+    let codes = async |world: &World| {
+        let declared = Declared::in_registrations(&world.registrations);
+        let found = preflight::check(&world.config, &declared).await;
+        let about = found.into_iter().filter(|f| f.code == "TW128" || f.code == "TW129");
+        about.map(|f| (f.code, f.remedy)).collect::<BTreeSet<_>>()
+    };
+    let found = codes(&world).await;
+    assert_eq!(
+        found.iter().map(|(code, _)| *code).collect::<Vec<_>>(),
+        ["TW128", "TW128", "TW129"]
+    );
+    for (_, remedy) in &found {
+        world.sql(remedy.trim_matches('`')).await;
+    }
+    assert!(codes(&world).await.is_empty());
+    world.config.postgres.user = owner;
+    world.sql(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
     world.drop().await;
 }
 
