@@ -98,12 +98,8 @@ impl Client {
         path: &[&str],
         body: Option<&Value>,
     ) -> Result<Result<Value, Reply>, Error> {
-        let mut request = self.http.request(method.clone(), self.url(path, "", ""));
-        if let Some(body) = body {
-            request = request.header(CONTENT_TYPE, "application/json").body(body.to_string());
-        }
         let name = format!("{method} /{}", path.join("/"));
-        let reply = self.send(request, name.clone()).await?;
+        let reply = self.ask(method, path, "", body).await?;
         if !reply.status.is_success() {
             if let Some(error) = self.refusal(&reply) {
                 return Err(error);
@@ -116,6 +112,26 @@ impl Client {
             status: reply.status.as_u16(),
             reason: format!("the answer is not JSON: {error}"),
         })
+    }
+
+    /// Sends a small JSON request and gives the reply as it is.
+    pub(crate) async fn ask(
+        &self,
+        method: Method,
+        path: &[&str],
+        query: &str,
+        body: Option<&Value>,
+    ) -> Result<Reply, Error> {
+        let mut url = self.url(path, "", "");
+        if !query.is_empty() {
+            url.set_query(Some(query));
+        }
+        let name = format!("{method} /{}", path.join("/"));
+        let mut request = self.http.request(method, url);
+        if let Some(body) = body {
+            request = request.header(CONTENT_TYPE, "application/json").body(body.to_string());
+        }
+        self.send(request, name).await
     }
 
     async fn send(&self, request: RequestBuilder, name: String) -> Result<Reply, Error> {

@@ -84,7 +84,7 @@ pub enum Error {
     /// The alias is gone or cannot be written through.
     #[error(
         "there is no index to write to behind the alias `{alias}` at {address}: {reason}; point the alias \
-         back at its index, or remove the sink and add it again to fill a new one"
+         back at its index, or fill the one there is now with `tailwater sinks rebuild NAME`"
     )]
     NoIndex {
         /// Scheme, host and port.
@@ -97,7 +97,7 @@ pub enum Error {
     /// The index belongs to somebody else or was made from another declaration.
     #[error(
         "the index `{index}` behind `{alias}` is not the declared one: {difference}; change the \
-         declaration back, or use another alias"
+         declaration back, use another alias, or let `tailwater sinks rebuild NAME -f DIR` make the declared one"
     )]
     OtherIndex {
         /// The alias.

@@ -12,6 +12,7 @@ use tailwater_topics_contract::{PipelineName, SearchSpec};
 
 use crate::client::Client;
 use crate::error::Error;
+use crate::succession::{self, Filled};
 
 /// How long the index remembers the version of a deleted document. It must outlast every request of a
 /// writer that lost its partition without knowing; the server's own minute does not.
@@ -33,6 +34,14 @@ pub struct Index {
     pub name: String,
     /// Given by the cluster when it was made; another one after it was deleted and made again.
     pub uuid: String,
+    /// Up to where it was filled before it was put in place.
+    pub(crate) filled: Filled,
+}
+
+impl Index {
+    pub(crate) fn new(name: String, uuid: String) -> Self {
+        Self { name, uuid, filled: Filled::new() }
+    }
 }
 
 impl std::fmt::Display for Index {
@@ -80,7 +89,8 @@ pub async fn inspect(
     match difference(&found["mappings"]["_meta"]["tailwater"], pipeline, spec) {
         None => {
             let uuid = found["settings"]["index"]["uuid"].as_str().unwrap_or_default().to_owned();
-            Ok(State::Ready(Index { name: index, uuid }))
+            let filled = succession::read(&found["mappings"]["_meta"]["tailwater"]);
+            Ok(State::Ready(Index { name: index, uuid, filled }))
         }
         Some(difference) => Err(Error::OtherIndex { alias: alias.to_owned(), index, difference }),
     }
@@ -126,7 +136,7 @@ pub(crate) async fn alias_exists(client: &Client, alias: &str) -> Result<bool, E
 }
 
 /// The indices behind an alias; nothing when there is no such alias.
-async fn behind_alias(client: &Client, alias: &str) -> Result<Option<Value>, Error> {
+pub(crate) async fn behind_alias(client: &Client, alias: &str) -> Result<Option<Value>, Error> {
     match client.call(Method::GET, &["_alias", alias], None).await? {
         Ok(behind) => Ok(Some(behind)),
         Err(reply) if reply.status.as_u16() == 404 => Ok(None),
@@ -147,7 +157,7 @@ async fn obstacle(client: &Client, spec: &SearchSpec) -> Result<Option<String>, 
 }
 
 /// The index that writes through the alias reach, from the reply to `GET /_alias/<alias>`.
-fn write_index(behind: &Value, alias: &str) -> Option<String> {
+pub(crate) fn write_index(behind: &Value, alias: &str) -> Option<String> {
     let behind = behind.as_object()?;
     let flag = |entry: &Value| entry["aliases"][alias]["is_write_index"].as_bool();
     let marked = behind.iter().find(|(_, entry)| flag(entry) == Some(true));
@@ -156,7 +166,11 @@ fn write_index(behind: &Value, alias: &str) -> Option<String> {
 }
 
 /// In what the found `_meta` is not ours.
-fn difference(found: &Value, pipeline: &PipelineName, spec: &SearchSpec) -> Option<String> {
+pub(crate) fn difference(
+    found: &Value,
+    pipeline: &PipelineName,
+    spec: &SearchSpec,
+) -> Option<String> {
     // Compared as values, since texts differ by the order of their fields.
     let declared = found["declared"].as_str().and_then(|text| serde_json::from_str(text).ok());
     if found.is_null() {
@@ -173,7 +187,7 @@ fn difference(found: &Value, pipeline: &PipelineName, spec: &SearchSpec) -> Opti
 }
 
 /// The body that makes index and alias.
-fn index_body(pipeline: &PipelineName, spec: &SearchSpec) -> Result<Value, Error> {
+pub(crate) fn index_body(pipeline: &PipelineName, spec: &SearchSpec) -> Result<Value, Error> {
     let bad =
         |problem: &str| Error::Mapping { alias: spec.alias.clone(), problem: problem.to_owned() };
     let declared = spec.mapping.as_object().ok_or_else(|| bad("it is not a JSON object"))?;

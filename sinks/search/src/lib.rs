@@ -27,6 +27,10 @@ mod batch;
 pub mod client;
 /// The index behind the alias: made, and looked at before anything is written.
 pub mod index;
+/// An index beside the one in use: filled, then put in its place.
+pub mod succession;
+/// Every document of an index.
+pub mod scan;
 /// One writer per partition.
 mod sink;
 /// What can go wrong, and of what kind it is.

@@ -34,6 +34,7 @@ use crate::document::{self, Wish};
 use crate::error::Error;
 use crate::index::{self, Index, State};
 use crate::metrics::{BULK_BYTES, BULK_SECONDS, DOCUMENTS, SKIPPED};
+use crate::succession::Beside;
 
 /// From so many refusals on, when they are more than half of all answers, the mapping is to blame.
 const STORM_REFUSALS: usize = 100;
@@ -81,7 +82,11 @@ impl SearchSink {
 
     /// The index to write to. A partition that was never written may find none and make it; one that
     /// was must find the very index it was written to, or everything before its offset is lost.
-    async fn index(&self, committed: Option<&Committed>) -> Result<Index, Error> {
+    async fn index(
+        &self,
+        partition: &TopicPartition,
+        committed: Option<&Committed>,
+    ) -> Result<Index, Error> {
         let missing = |reason: String| Error::NoIndex {
             address: self.client.address().to_owned(),
             alias: self.spec.alias.clone(),
@@ -105,7 +110,9 @@ impl SearchSink {
         match committed {
             // Nothing is remembered of an offset that a person committed.
             Some(Committed { metadata, offset })
-                if !metadata.is_empty() && *metadata != index.to_string() =>
+                if !metadata.is_empty()
+                    && *metadata != index.to_string()
+                    && index.filled.get(partition).is_none_or(|filled| filled < offset) =>
             {
                 Err(missing(format!(
                     "documents before offset {offset} went to `{metadata}`, and now there is `{index}`"
@@ -125,25 +132,42 @@ impl Sink for SearchSink {
         partition: &TopicPartition,
         committed: Option<&Committed>,
     ) -> Result<(SearchWriter, i64), SinkError> {
-        let index = self.index(committed).await?;
+        let index = self.index(partition, committed).await?;
+        let writer = self.writer(partition, Arc::clone(&self.spec), &index);
+        Ok((writer, committed.map_or(0, |committed| committed.offset)))
+    }
+}
+
+impl SearchSink {
+    /// Writes a partition into an index that is not in use, from wherever its records are given.
+    pub fn writer_beside(&self, partition: &TopicPartition, beside: &Beside) -> SearchWriter {
+        let spec = SearchSpec { alias: beside.alias.clone(), ..SearchSpec::clone(&self.spec) };
+        self.writer(partition, Arc::new(spec), &beside.index)
+    }
+
+    fn writer(
+        &self,
+        partition: &TopicPartition,
+        spec: Arc<SearchSpec>,
+        index: &Index,
+    ) -> SearchWriter {
         // Partitions must not wait in step; no two have the same name.
         let mut seed = DefaultHasher::new();
         partition.hash(&mut seed);
         let Patience { first, most, rounds } = self.patience;
-        let writer = SearchWriter {
+        SearchWriter {
             client: self.client.clone(),
             partition: partition.clone(),
             index: index.to_string(),
-            pace: Pace::new(usize::try_from(self.spec.bulk.operations).unwrap_or(usize::MAX)),
-            spec: Arc::clone(&self.spec),
+            pace: Pace::new(usize::try_from(spec.bulk.operations).unwrap_or(usize::MAX)),
+            spec,
             batch: Batch::default(),
             truncated: None,
             rejected: Vec::new(),
             answered: 0,
             backoff: Backoff::new(first, most, StdRng::seed_from_u64(seed.finish())),
             rounds,
-        };
-        Ok((writer, committed.map_or(0, |committed| committed.offset)))
+        }
     }
 }
 

@@ -29,6 +29,8 @@ mod commits;
 mod assignment;
 /// The consumer's thread: fetching, handing on, committing.
 mod consumer;
+/// Records into a writer without a group.
+pub mod feed;
 /// The whole, from joining the group to leaving it.
 pub mod worker;
 /// What can go wrong.

@@ -6,9 +6,10 @@ use rand::{Rng, SeedableRng};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tailwater_sinks_search::index::{self, State};
-use tailwater_sinks_search::{Patience, SearchSink};
+use tailwater_sinks_search::succession::{self, Beside};
+use tailwater_sinks_search::{Patience, SearchSink, scan};
 use tailwater_sinks_worker::contract::{self, Subject};
-use tailwater_sinks_worker::{Sink, SourceRecord, Writer};
+use tailwater_sinks_worker::{Committed, Sink, SourceRecord, Writer};
 use tailwater_topics_contract::{SearchSpec, TopicName};
 
 use crate::records::{
@@ -294,4 +295,90 @@ async fn awkward_ids_are_taken_as_they_are() {
     assert!(ids.iter().all(|id| documents.contains_key(*id)));
     assert!(documents.contains_key("{\"a\":1,\"b\":\"x\"}"));
     live.drop_index().await;
+}
+
+#[tokio::test]
+async fn an_index_filled_beside_takes_the_place_of_the_old_one_and_is_believed_up_to_its_mark() {
+    let world = Live::new();
+    let sink = world.sink();
+    let mut writer = open(&sink).await;
+    push_all(&mut writer, (1..=5).map(|seq| put(seq, seq.cast_signed(), "old")));
+    let old = writer.flush(6).await.unwrap().metadata;
+    let alias = world.spec.alias.clone();
+    let client = client(&world.url);
+    let State::Ready(current) = index::inspect(&client, &pipeline(), &world.spec).await.unwrap()
+    else {
+        panic!("it is there")
+    };
+
+    let begun = succession::begin(&client, &pipeline(), &world.spec, &current).await.unwrap();
+    assert_eq!(begun.index.name, format!("{alias}-v2"));
+    let mut beside = sink.writer_beside(&partition(), &begun);
+    push_all(&mut beside, (1..=3).map(|seq| put(seq, seq.cast_signed(), "new")));
+    beside.flush(4).await.unwrap();
+    let filled = [(partition(), 4)].into();
+    succession::note(&client, &begun.index.name, &filled).await.unwrap();
+    let resumed = succession::begin(&client, &pipeline(), &world.spec, &current).await.unwrap();
+    assert_eq!((&resumed.index.name, &resumed.filled), (&begun.index.name, &filled), "goes on");
+    assert_eq!(world.documents().await.len(), 5, "readers see the old one");
+
+    // Put in place too early, it is not believed.
+    let left = [(partition(), 6)].into();
+    succession::swap(&client, &alias, &current, &resumed, &filled, &left).await.unwrap();
+    let at = |offset| Committed { offset, metadata: old.clone() };
+    let opened = world.sink().open(&partition(), Some(&at(6))).await.map(|(_, next)| next);
+    assert_definite(opened, "and now there is");
+    // Filled up to where the group stands, it is.
+    let previous = succession::beside(&client, &succession::previous_alias(&alias)).await.unwrap();
+    let previous = previous.unwrap();
+    assert_eq!((&previous.index.name, &previous.filled), (&current.name, &left));
+    let again = Beside { alias: alias.clone(), ..resumed };
+    let mut late = sink.writer_beside(&partition(), &again);
+    push_all(&mut late, (4..=5).map(|seq| put(seq, seq.cast_signed(), "new")));
+    late.flush(6).await.unwrap();
+    succession::note(&client, &again.index.name, &[(partition(), 6)].into()).await.unwrap();
+    let (mut writer, next) = world.sink().open(&partition(), Some(&at(6))).await.unwrap();
+    assert_eq!(next, 6);
+    push_all(&mut writer, [put(6, 6, "new")]);
+    let remembered = writer.flush(7).await.unwrap().metadata;
+    assert_eq!(remembered, again.index.to_string());
+
+    let mut found = Vec::new();
+    succession::refresh(&client, &again.index.name).await.unwrap();
+    scan::documents(&client, &alias, |document| found.push(document.id)).await.unwrap();
+    found.sort();
+    assert_eq!(found, ["1", "2", "3", "4", "5", "6"]);
+
+    // And back: the old one is filled on, and replaces what replaced it.
+    let State::Ready(current) = index::inspect(&client, &pipeline(), &world.spec).await.unwrap()
+    else {
+        panic!("it is there")
+    };
+    let mut back = sink.writer_beside(&partition(), &previous);
+    push_all(&mut back, [put(6, 6, "new")]);
+    back.flush(7).await.unwrap();
+    let filled = [(partition(), 7)].into();
+    succession::swap(&client, &alias, &current, &previous, &filled, &filled).await.unwrap();
+    let at = Committed { offset: 7, metadata: remembered };
+    assert_eq!(world.sink().open(&partition(), Some(&at)).await.unwrap().1, 7);
+    assert_eq!(world.documents().await.len(), 6);
+}
+
+#[tokio::test]
+async fn an_index_that_was_begun_is_abandoned_and_leaves_nothing() {
+    let world = Live::new();
+    open(&world.sink()).await;
+    let (client, alias) = (client(&world.url), world.spec.alias.clone());
+    let State::Ready(current) = index::inspect(&client, &pipeline(), &world.spec).await.unwrap()
+    else {
+        panic!("it is there")
+    };
+    let begun = succession::begin(&client, &pipeline(), &world.spec, &current).await.unwrap();
+    let mut other = world.spec.clone();
+    other.mapping = json!({"mappings": {"dynamic": true}});
+    let begun_otherwise = succession::begin(&client, &pipeline(), &other, &current).await;
+    assert!(begun_otherwise.unwrap_err().to_string().contains("declared otherwise"));
+    let gone = succession::abandon(&client, &alias).await.unwrap();
+    assert_eq!(gone.map(|index| index.name), Some(begun.index.name));
+    assert_eq!(succession::abandon(&client, &alias).await.unwrap(), None);
 }
