@@ -14,7 +14,7 @@ use tailwater_infra_demo::archive::{self, ArchiveReader, Store};
 use tailwater_infra_demo::index;
 use tailwater_infra_demo::reconcile::{Expectation, Judge, Origin, Stores};
 use tailwater_infra_demo::records::{Record, TopicReader};
-use tailwater_infra_demo::source::Table;
+use tailwater_infra_demo::source::{self, Table};
 use tokio_postgres::NoTls;
 
 use crate::place::{START_MAX, free_ports, is_ready, run};
@@ -177,6 +177,36 @@ impl Line {
         let mut reader = TopicReader::new(&self.servers.kafka, topic);
         tokio::task::block_in_place(|| reader.catch_up())?;
         Ok(reader.records().to_vec())
+    }
+
+    /// The index behind the alias.
+    pub async fn index_in_use(&self) -> anyhow::Result<String> {
+        let url = format!("{}/_alias/{}", self.servers.opensearch, self.bucket());
+        let found: BTreeMap<String, serde_json::Value> =
+            reqwest::get(url).await?.error_for_status()?.json().await?;
+        Ok(found.into_keys().collect::<Vec<_>>().join(","))
+    }
+
+    /// Whether the index shows the rows of the table, by content.
+    pub async fn shows_the_table(&self) -> anyhow::Result<bool> {
+        let (client, table) = (self.connect().await?, Table::new("zoo", "animals"));
+        client.batch_execute("set timezone = 'UTC'; set extra_float_digits = 1").await?;
+        let columns = source::columns(&client, &table).await?;
+        let url = &self.servers.opensearch;
+        let documents =
+            index::documents(&reqwest::Client::new(), url, &self.bucket(), &columns).await?;
+        Ok(documents.short() == source::table(&client, &table).await?.short())
+    }
+
+    /// Declares another mapping of the index; what is registered stays as it is.
+    pub fn declare_mapping(&self, mapping: &str) -> anyhow::Result<()> {
+        Ok(std::fs::write(self.folder.join("catalog/animals.json"), mapping)?)
+    }
+
+    /// Starts a command of `tailwater`, its output in `<name>.log`.
+    pub fn spawn(&self, name: &str, arguments: &[&str]) -> anyhow::Result<Process> {
+        let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
+        Process::start(&self.folder, name, "tailwater", &arguments)
     }
 
     /// Runs a command of `tailwater` that must succeed.

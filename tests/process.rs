@@ -51,6 +51,23 @@ impl Process {
         Ok(())
     }
 
+    /// Waits until it has ended well by itself.
+    pub fn wait(&mut self, within: Duration) -> anyhow::Result<()> {
+        let began = Instant::now();
+        loop {
+            match self.child.try_wait()? {
+                Some(status) if status.success() => return Ok(()),
+                Some(status) => {
+                    bail!("`{}` ended with {status}:\n{}", self.name, self.last_words())
+                }
+                None if began.elapsed() > within => {
+                    bail!("`{}` did not end within {within:?}:\n{}", self.name, self.last_words())
+                }
+                None => std::thread::sleep(Duration::from_millis(20)),
+            }
+        }
+    }
+
     /// Stops it where it stands, as a machine that hangs would; [`Process::thaw`] lets it go on.
     pub fn freeze(&self) -> anyhow::Result<()> {
         self.signal(Signal::SIGSTOP)

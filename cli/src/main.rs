@@ -26,6 +26,7 @@ use clap::{Parser, Subcommand};
 use crate::commands::apply::Scope;
 use crate::commands::{
     apply, cdc, check, completions, dlq, explain, init, lake, reference, sinks, status, topics,
+    wait,
 };
 use crate::config::Config;
 use crate::output::Format;
@@ -81,6 +82,7 @@ enum Command {
     Status(status::Args),
     #[command(subcommand)]
     Topics(topics::Command),
+    Wait(wait::Args),
 }
 
 impl Command {
@@ -139,6 +141,7 @@ async fn run(command: Command, context: &Context) -> anyhow::Result<ExitCode> {
         Command::Sinks(command) => sinks::run(context, command).await,
         Command::Status(args) => status::run(context, &args).await,
         Command::Topics(command) => topics::run(context, command).await,
+        Command::Wait(args) => wait::run(context, &args).await,
     }
 }
 
@@ -205,9 +208,11 @@ mod tests {
                 "sinks apply",
                 "sinks describe",
                 "sinks diff",
+                "sinks gap",
                 "sinks list",
                 "sinks pause",
                 "sinks plan",
+                "sinks rebuild",
                 "sinks remove",
                 "sinks resume",
                 "sinks run",
@@ -221,6 +226,7 @@ mod tests {
                 "topics plan",
                 "topics remove",
                 "topics resume",
+                "wait",
             ]
         );
     }

@@ -7,6 +7,7 @@
 //! `TAILWATER_GAUNTLET=freezes=100,kills=300,cuts=200,faults=300`.
 
 mod hostile;
+mod rebuild;
 mod torment;
 mod traffic;
 

@@ -8,6 +8,7 @@ use tailwater_topics_contract::{SinkKind, SinkName, SinkRegistration, Standing, 
 use tailwater_topics_registry::{registrations, removal};
 
 use crate::commands::apply::{self, ApplyArgs, DiffArgs, PlanArgs, Refused, Scope};
+use crate::commands::{gap, rebuild};
 use crate::workers::{Wanted, Workers};
 use crate::{Context, output, serve};
 
@@ -58,6 +59,26 @@ Example:
 Example:
   tailwater sinks remove product-search")]
     Remove(Name),
+    /// Fill another index from everything that was ever written, and put it in place of the one in use
+    ///
+    /// For another mapping, or an index that cannot be trusted any more. Records come from the topic and, where that no
+    /// longer holds them, from an archive that takes it. Before the new index is put in place it is compared with
+    /// Postgres, at one LSN. Readers see the old index until one request swaps the alias; the sink stands still for some
+    /// seconds around it. The old index is kept as `<alias>-previous`. Killed anywhere, run again it goes on.
+    #[command(after_help = "\
+Examples:
+  tailwater sinks rebuild product-search
+  tailwater sinks rebuild product-search -f catalog --feed-previous 60
+  tailwater sinks rebuild product-search --rollback")]
+    Rebuild(rebuild::Args),
+    /// Give up records that a topic lost before they were archived, on the record
+    ///
+    /// A partition whose next records were deleted by retention stops, because an archive never passes over a hole in
+    /// silence. This makes the hole a link of its chain, with its reason.
+    #[command(after_help = "\
+Example:
+  tailwater sinks gap lake orders.events 2 --reason 'retention was one hour, the sink was paused for two'")]
+    Gap(gap::Args),
     /// Run workers until told to stop
     ///
     /// Without a name, every sink that is registered, also those registered later. What is paused, resumed,
@@ -103,6 +124,8 @@ pub(crate) async fn run(cx: &Context, command: Command) -> anyhow::Result<ExitCo
         Command::Remove(name) => {
             apply::alter(cx, |_, world| removal::sink(&name.sink, world)).await
         }
+        Command::Rebuild(args) => rebuild::run(cx, args).await,
+        Command::Gap(args) => gap::run(cx, args).await,
         Command::Run(args) => work(cx, args).await,
     }
 }

@@ -93,7 +93,20 @@ struct Sink {
     standing: Standing,
     /// Those that are not settled.
     dead_letters: u64,
+    /// Everything that committed in Postgres before this is in the sink, or set aside. Known only while it has taken
+    /// all there is; `tailwater wait` waits for a position of one's choice.
+    complete_to: Option<Lsn>,
     topics: Vec<Taken>,
+}
+
+impl Sink {
+    /// Whether it has taken everything there is, and retention took nothing before it could.
+    fn has_all(&self) -> bool {
+        let all = |p: &TakenPartition| p.lag == 0 && !p.is_overtaken;
+        self.topics
+            .iter()
+            .all(|taken| !taken.partitions.is_empty() && taken.partitions.iter().all(all))
+    }
 }
 
 /// What a sink took of a topic.
@@ -112,6 +125,9 @@ struct TakenPartition {
     end: i64,
     /// Offsets after the commit; 0 when no record is among them.
     lag: i64,
+    /// The topic begins behind where the sink stands.
+    #[serde(skip)]
+    is_overtaken: bool,
 }
 
 pub(crate) async fn run(cx: &Context, args: &Args) -> anyhow::Result<ExitCode> {
@@ -152,7 +168,14 @@ async fn look(config: &Config) -> Status {
     let registered = registered.map_err(|error| note(error.into())).unwrap_or_default();
     let pipeline = config.pipeline.clone();
     let streams = offsets::blocking(move || streams(&kafka, &pipeline, &registered)).await;
-    let (topics, sinks) = streams.map_err(&mut note).unwrap_or_default();
+    let (topics, mut sinks) = streams.map_err(&mut note).unwrap_or_default();
+    // Progress was read before the ends of the topics, so its records stand below what each sink was seen to have.
+    // While a table is copied, rows from before are still to come.
+    let settled = progress.as_ref().filter(|progress| progress.copying.is_none());
+    let position = settled.map(|progress| progress.position);
+    for sink in sinks.iter_mut().filter(|sink| sink.has_all()) {
+        sink.complete_to = position;
+    }
     let at_ms = clock::now_ms();
     Status {
         pipeline: config.pipeline.to_string(),
@@ -239,9 +262,10 @@ fn streams(
             let partition = |(partition, (range, committed)): (usize, (&Range, Option<i64>))| {
                 let partition = partition as i32;
                 let origin = sink.origin(topic, partition).map_or(range.first, |o| o.offset);
-                let reached = committed.unwrap_or(origin).max(range.first);
-                let lag = (range.next - reached).max(0);
-                TakenPartition { partition, committed, end: range.next, lag }
+                let stands = committed.unwrap_or(origin);
+                let lag = (range.next - stands.max(range.first)).max(0);
+                let is_overtaken = stands < range.first;
+                TakenPartition { partition, committed, end: range.next, lag, is_overtaken }
             };
             let mut partitions: Vec<_> =
                 ranges.iter().zip(committed).enumerate().map(partition).collect();
@@ -255,7 +279,7 @@ fn streams(
             taken.push(Taken { topic: topic.clone(), lag, partitions });
         }
         let (name, standing) = (name.clone(), sink.standing);
-        sinks.push(Sink { name, standing, dead_letters, topics: taken });
+        sinks.push(Sink { name, standing, dead_letters, complete_to: None, topics: taken });
     }
     Ok((topics, sinks))
 }
@@ -276,7 +300,8 @@ fn print(status: &Status, format: Format) -> io::Result<()> {
         }
         writeln!(out)?;
         drop(out);
-        let header = ["SINK", "TOPIC", "COMMITTED", "END", "LAG", "DEAD LETTERS", "STANDING"];
+        let header =
+            ["SINK", "TOPIC", "COMMITTED", "END", "LAG", "DEAD LETTERS", "STANDING", "COMPLETE TO"];
         output::table(&header, sink_rows(status).into_iter())?;
     }
     for problem in &status.problems {
@@ -362,6 +387,7 @@ fn sink_rows(status: &Status) -> Vec<Vec<String>> {
                 taken.lag.to_string(),
                 dead.clone(),
                 sink.standing.to_string(),
+                sink.complete_to.map_or_else(|| "-".to_owned(), |lsn| lsn.to_string()),
             ]);
         }
     }

@@ -461,9 +461,14 @@ impl Planner<'_> {
                 Some(format!("is registered for alias `{}`", was.alias))
             }
             (SinkKind::Search(was), SinkKind::Search(is)) => {
-                (was.mapping != is.mapping).then(|| {
-                    "is registered with another mapping, and an index keeps its own".to_owned()
-                })
+                if was.mapping != is.mapping {
+                    let name = &spec.name;
+                    let problem = format!(
+                        "is registered with another mapping, and an index keeps its own; `tailwater sinks rebuild {name} -f DIR` fills a new index with the declared one and puts it in place"
+                    );
+                    self.refuse_sink(spec, problem);
+                }
+                None
             }
             (SinkKind::Archive(_), SinkKind::Search(_)) => {
                 Some("is registered as an archive".into())

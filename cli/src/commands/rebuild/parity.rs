@@ -1,0 +1,265 @@
+//! Whether an index says what the tables say, at one LSN.
+//!
+//! ```text
+//!  the index is filled up to P ▸ a snapshot of the tables at LSN L ▸ fill until everything before L is in
+//!                                                                  ▸ compare all rows that nobody touched since P
+//! ```
+//!
+//! **Why it is exact.** Everything the snapshot sees committed before L, so its records are in the index when the
+//! filling is beyond L. A row that changed after the snapshot has a record after P, and those are left out. So each row
+//! that is compared is the same in the snapshot and in whatever moment the index is read.
+//!
+//! Values are compared as the reader writes them: by its own code, from the same texts of Postgres.
+
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail, ensure};
+use serde_json::value::RawValue;
+use tailwater_cdc::progress;
+use tailwater_cdc::value::{self, Form};
+use tailwater_sinks_search::{Client, scan, succession};
+use tailwater_topics_contract::{From, Lsn, Registrations, SinkRegistration, TableName};
+use tokio_postgres::SimpleQueryMessage;
+
+use crate::commands::rebuild::fill::Filler;
+use crate::config::{Config, Existing};
+
+/// Rows of one fetch.
+const ROWS: usize = 2_000;
+/// How long the reader may take to come to where Postgres was.
+const READER_MAX: Duration = Duration::from_secs(120);
+/// Differences that are shown.
+const SHOWN: usize = 10;
+
+/// What texts of values depend on, as the reader has it.
+const PINNED: &str =
+    "set client_encoding = 'UTF8'; set datestyle = 'ISO, MDY'; set intervalstyle = 'iso_8601';
+set timezone = 'UTC'; set bytea_output = 'hex'; set extra_float_digits = 3; set lc_monetary = 'C';
+set search_path = pg_catalog; set quote_all_identifiers = off";
+
+/// Hash of a row's fields, by id.
+type Rows = HashMap<String, u64>;
+
+/// Compares; says what differs. True when nothing does.
+pub(super) async fn check(
+    config: &Config,
+    registrations: &Registrations,
+    sink: &SinkRegistration,
+    filler: &mut Filler,
+    client: &Client,
+) -> anyhow::Result<bool> {
+    filler.remember_touched();
+    let (rows, lsn) = snapshot(config, registrations, sink).await?;
+    eprintln!("comparing with {} rows of Postgres at {lsn}", rows.len());
+    until_read(config, lsn).await?;
+    filler.catch_up().await?;
+    succession::refresh(client, filler.index()).await?;
+    let mut found = Rows::new();
+    let mut unreadable = Vec::new();
+    scan::documents(client, filler.index(), |document| match fields_of(&document.source) {
+        Some(hash) => drop(found.insert(document.id, hash)),
+        None => unreadable.push(document.id),
+    })
+    .await?;
+    let touched = filler.take_touched();
+    let untouched = |id: &&String| !touched.contains(*id);
+    let mut differences = Vec::new();
+    for id in rows.keys().filter(untouched) {
+        match found.get(id) {
+            None => differences.push(format!("`{id}` is in Postgres and not in the index")),
+            Some(hash) if *hash != rows[id] => {
+                differences.push(format!("`{id}` has other values in the index than in Postgres"));
+            }
+            Some(_) => {}
+        }
+    }
+    for id in found.keys().filter(untouched).filter(|id| !rows.contains_key(*id)) {
+        differences.push(format!("`{id}` is in the index and not in Postgres"));
+    }
+    differences.extend(unreadable.iter().map(|id| format!("`{id}` is no document of ours")));
+    differences.sort();
+    let compared = rows.keys().filter(untouched).count();
+    println!(
+        "compared {compared} rows with Postgres at {lsn}: {} differ; {} that changed meanwhile were left out",
+        differences.len(),
+        touched.len()
+    );
+    differences.iter().take(SHOWN).for_each(|difference| println!("  {difference}"));
+    if differences.len() > SHOWN {
+        println!("  and {} more", differences.len() - SHOWN);
+    }
+    Ok(differences.is_empty())
+}
+
+/// All rows that the sink shows, as Postgres has them at one moment, and an LSN not before it.
+async fn snapshot(
+    config: &Config,
+    registrations: &Registrations,
+    sink: &SinkRegistration,
+) -> anyhow::Result<(Rows, Lsn)> {
+    let client =
+        tailwater_postgres::client(&config.postgres, &format!("tailwater {}", config.pipeline))
+            .await?;
+    client.batch_execute(PINNED).await?;
+    client.batch_execute("begin isolation level repeatable read read only").await?;
+    // The first statement fixes the snapshot; whatever it sees was in the log before the position is asked for.
+    let position = client.query_one("select pg_current_wal_insert_lsn()::text", &[]).await?;
+    let lsn: String = position.get(0);
+    let lsn: Lsn = lsn.parse().ok().with_context(|| format!("`{lsn}` is no LSN"))?;
+    let publication = config.pipeline.changes_publication();
+    let mut rows = Rows::new();
+    for topic in &sink.spec.topics {
+        let topic = registrations.topics.get(topic);
+        let topic = topic.with_context(|| "a topic of the sink is not registered".to_owned())?;
+        let From::Table(table) = &topic.spec.from else { continue };
+        let columns = columns(&client, &publication, table).await?;
+        read(&client, table, &columns, &topic.key_columns, &mut rows)
+            .await
+            .with_context(|| format!("reading `{table}`"))?;
+    }
+    client.batch_execute("commit").await?;
+    Ok((rows, lsn))
+}
+
+struct Column {
+    name: String,
+    form: Form,
+}
+
+/// The published columns of a table, in its order.
+async fn columns(
+    client: &tokio_postgres::Client,
+    publication: &str,
+    table: &TableName,
+) -> anyhow::Result<Vec<Column>> {
+    // A domain is written as the type at its bottom.
+    let columns = client
+        .query(
+            "with recursive base(attnum, attname, typ) as (
+                 select a.attnum, a.attname, a.atttypid
+                 from pg_attribute a
+                 where a.attrelid = format('%I.%I', $1::text, $2::text)::regclass and a.attnum > 0
+                   and not a.attisdropped and a.attgenerated = ''
+                 union all
+                 select b.attnum, b.attname, t.typbasetype
+                 from base b join pg_type t on t.oid = b.typ where t.typbasetype <> 0)
+             select b.attname::text, b.typ
+             from base b join pg_type t on t.oid = b.typ
+             where t.typbasetype = 0
+               and b.attname in (select unnest(p.attnames) from pg_publication_tables p
+                                 where p.pubname = $3 and p.schemaname = $1 and p.tablename = $2)
+             order by b.attnum",
+            &[&table.schema, &table.table, &publication],
+        )
+        .await?;
+    let column =
+        |row: &tokio_postgres::Row| Column { name: row.get(0), form: Form::of_type(row.get(1)) };
+    let columns: Vec<Column> = columns.iter().map(column).collect();
+    ensure!(!columns.is_empty(), "`{table}` is not in publication `{publication}`");
+    Ok(columns)
+}
+
+async fn read(
+    client: &tokio_postgres::Client,
+    table: &TableName,
+    columns: &[Column],
+    key: &[String],
+    rows: &mut Rows,
+) -> anyhow::Result<()> {
+    let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
+    let names: Vec<String> = columns.iter().map(|column| quoted(&column.name)).collect();
+    let declare = format!(
+        "declare parity no scroll cursor for select {} from {}",
+        names.join(", "),
+        table.quoted()
+    );
+    client.batch_execute(&declare).await?;
+    loop {
+        // Texts, as the reader gets them.
+        let fetched = client.simple_query(&format!("fetch {ROWS} from parity")).await?;
+        let before = rows.len();
+        for message in &fetched {
+            let SimpleQueryMessage::Row(row) = message else { continue };
+            let mut fields = BTreeMap::new();
+            for (place, column) in columns.iter().enumerate() {
+                let mut text = Vec::new();
+                match row.get(place) {
+                    None => text.extend_from_slice(b"null"),
+                    Some(value) => {
+                        if value::write(column.form, value.as_bytes(), &mut text).is_err() {
+                            bail!(
+                                "column `{}` came in a form that its type does not have",
+                                column.name
+                            );
+                        }
+                    }
+                }
+                fields.insert(column.name.as_str(), String::from_utf8(text)?);
+            }
+            let fields: BTreeMap<&str, &str> =
+                fields.iter().map(|(name, text)| (*name, text.as_str())).collect();
+            rows.insert(id_of(columns, key, &fields)?, hash(&fields));
+        }
+        if rows.len() == before {
+            break;
+        }
+    }
+    Ok(client.batch_execute("close parity").await?)
+}
+
+/// As `_id` is made from a record's key: the only column's contents, or the key as it is.
+fn id_of(
+    columns: &[Column],
+    key: &[String],
+    fields: &BTreeMap<&str, &str>,
+) -> anyhow::Result<String> {
+    if let [only] = key {
+        let text = fields.get(only.as_str()).context("the key column is not published")?;
+        return if text.starts_with('"') {
+            Ok(serde_json::from_str(text)?)
+        } else {
+            Ok((*text).to_owned())
+        };
+    }
+    let mut parts = Vec::new();
+    for column in columns.iter().filter(|column| key.contains(&column.name)) {
+        let name = serde_json::to_string(&column.name)?;
+        parts.push(format!("{name}:{}", fields[column.name.as_str()]));
+    }
+    Ok(format!("{{{}}}", parts.join(",")))
+}
+
+/// The hash of a document's fields; nothing when it is no object.
+fn fields_of(document: &RawValue) -> Option<u64> {
+    let fields: BTreeMap<String, &RawValue> = serde_json::from_str(document.get()).ok()?;
+    let fields: BTreeMap<&str, &str> =
+        fields.iter().map(|(name, value)| (name.as_str(), value.get())).collect();
+    Some(hash(&fields))
+}
+
+fn hash(fields: &BTreeMap<&str, &str>) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    fields.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Waits until everything that committed before an LSN is in Kafka.
+async fn until_read(config: &Config, lsn: Lsn) -> anyhow::Result<()> {
+    let (reader, began) = (config.reader(Existing::default()), Instant::now());
+    loop {
+        // While a table is copied, rows from before are still to come.
+        let settled = progress::read(&reader).await?.filter(|record| record.copying.is_none());
+        let position = settled.map_or(Lsn::ZERO, |record| record.position);
+        if position >= lsn {
+            return Ok(());
+        }
+        ensure!(
+            began.elapsed() < READER_MAX,
+            "the reader stands at {position} and has not come to {lsn} within {} s; is it running?",
+            READER_MAX.as_secs()
+        );
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+}

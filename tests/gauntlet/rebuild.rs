@@ -1,0 +1,86 @@
+//! An index rebuilt while its table is written to, from an archive and from what the topic still holds.
+
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::{Offset, TopicPartitionList};
+use tailwater_tests::{Line, Process};
+
+use crate::traffic::Traffic;
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_index_is_rebuilt_under_load_killed_resumed_compared_and_taken_back()
+-> anyhow::Result<()> {
+    let line = Line::create(&format!("rebuild_{}", std::process::id())).await?;
+    let reader = line.start_reader().await?;
+    let worker = line.worker("a", None, 0).await?;
+    let mut process = line.start(&worker)?;
+    line.wait_until_ready(&worker, &mut process).await?;
+    let traffic = Traffic::start(line.connect().await?, 7);
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    line.run(&["wait", "keep", "find"])?;
+    forget(&line).await?;
+    ensure!(line.index_in_use().await?.ends_with("-v1"), "the first");
+
+    // Another mapping; the first attempts are killed wherever they are.
+    line.declare_mapping(
+        r#"{"mappings": {"properties": {
+        "id": {"type": "integer"}, "name": {"type": "text"}, "weight": {"type": "long"},
+        "notes": {"type": "text", "index": false}}}}"#,
+    )?;
+    let arguments = ["sinks", "rebuild", "find", "-f", "catalog"];
+    for life_ms in [200, 700] {
+        let mut killed = line.spawn("first", &arguments)?;
+        tokio::time::sleep(Duration::from_millis(life_ms)).await;
+        killed.kill()?;
+    }
+    let mut second = line.spawn("second", &arguments)?;
+    second.wait(2 * MINUTE).context("the second attempt")?;
+    let said = second.last_words();
+    println!("{said}");
+    ensure!(said.contains("0 differ"), "it was compared: {said}");
+    ensure!(line.index_in_use().await?.ends_with("-v2"), "swapped");
+    traffic.stop().await?;
+    agree(&line, &mut process).await.context("after the swap")?;
+
+    let traffic = Traffic::start(line.connect().await?, 8);
+    let mut back = line.spawn("back", &["sinks", "rebuild", "find", "--rollback"])?;
+    back.wait(2 * MINUTE).context("the way back")?;
+    println!("{}", back.last_words());
+    ensure!(line.index_in_use().await?.ends_with("-v1"), "taken back");
+    traffic.stop().await?;
+    agree(&line, &mut process).await.context("after the way back")?;
+    ensure!(line.letters("find")?.is_empty(), "nothing is set aside");
+    process.stop(MINUTE)?;
+    reader.stop(MINUTE)?;
+    line.remove().await
+}
+
+/// The worker goes on with the index in use, and what it holds is the table.
+async fn agree(line: &Line, process: &mut Process) -> anyhow::Result<()> {
+    line.run(&["wait"])?;
+    process.check_running()?;
+    ensure!(line.shows_the_table().await?, "the index is not the table:\n{}", process.last_words());
+    Ok(())
+}
+
+/// Deletes what was archived from the topic, as retention would.
+async fn forget(line: &Line) -> anyhow::Result<()> {
+    let archived = line.archived().await?;
+    let mut before = TopicPartitionList::new();
+    for partition in 0..4 {
+        let of = archived.keys().filter(|(found, _)| *found == partition);
+        let next = of.map(|(_, offset)| offset + 1).max().unwrap_or(0);
+        before.add_partition_offset(&line.topic(), partition, Offset::Offset(next))?;
+    }
+    let mut settings = ClientConfig::new();
+    settings.set("bootstrap.servers", line.brokers());
+    let admin: AdminClient<DefaultClientContext> = settings.create()?;
+    admin.delete_records(&before, &AdminOptions::new()).await?;
+    Ok(())
+}
