@@ -24,7 +24,7 @@ pub(crate) struct Often {
 impl Often {
     /// A short form unless told otherwise.
     pub(crate) fn from_env() -> anyhow::Result<Self> {
-        let mut often = Self { freezes: 2, kills: 8, cuts: 10, faults: 20 };
+        let mut often = Self { freezes: 1, kills: 5, cuts: 10, faults: 14 };
         let Ok(told) = std::env::var("TAILWATER_GAUNTLET") else { return Ok(often) };
         for part in told.split(',') {
             let (name, count) = part.split_once('=').context("expected name=count,…")?;
@@ -84,7 +84,10 @@ impl<'l> Tormented<'l> {
         );
         ensure!(times == 0 || lost > 0, "no session ended: nothing was tried");
         // One whose successor had nothing to write yet is no zombie.
-        ensure!(beaten * 2 >= uploads, "hardly any late upload met its successor's work");
+        ensure!(
+            uploads < 10 || beaten * 2 >= uploads,
+            "hardly any late upload met its successor's work"
+        );
         Ok(())
     }
 
