@@ -69,7 +69,7 @@ pub(crate) struct CatArgs {
 }
 
 #[derive(Serialize)]
-struct Topic {
+struct Summary {
     topic: TopicName,
     partitions: usize,
     segments: usize,
@@ -163,7 +163,7 @@ async fn ls(
     let Some(topic) = &args.topic else {
         let mut topics = Vec::new();
         for topic in &archive.topics {
-            topics.push(Topic::new(topic, &archive.segments(topic).await?));
+            topics.push(Summary::new(topic, &archive.segments(topic).await?));
         }
         let header = ["TOPIC", "PARTITIONS", "SEGMENTS", "RECORDS", "SIZE"];
         return cx.format.list(&header, &topics, |t| {
@@ -190,7 +190,7 @@ async fn ls(
     })
 }
 
-impl Topic {
+impl Summary {
     fn new(topic: &TopicName, segments: &[Segment]) -> Self {
         let partitions: BTreeSet<i32> = segments.iter().map(|segment| segment.partition).collect();
         Self {
