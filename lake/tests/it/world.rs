@@ -80,6 +80,7 @@ impl World {
             limits: Limits::default(),
             from_now: false,
             events_from_now: false,
+            mask_key: None,
         };
         let named: Vec<&str> = tables.iter().map(|(table, ..)| *table).collect();
         let publications = format!(
