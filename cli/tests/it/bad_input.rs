@@ -20,7 +20,7 @@ fn mistakes_in_configuration_and_catalog_come_together_and_exit_with_2() {
         "pipeline: market\npostgres: {{ host: localhost, prot: 1, user: u, password: {CANARY}, database: d }}\nkafka: {{}}\n"
     );
     fs::write(folder.join("tailwater.yaml"), config).expect("written");
-    let topic = "apiVersion: tailwater/v1\nkind: Topic\nname: Orders\nfrom: { tabel: a.b }\nmask: { x: drop }\n";
+    let topic = "apiVersion: tailwater/v1\nkind: Topic\nname: Orders\nfrom: { tabel: a.b }\nmask: { x: dropp }\n";
     fs::write(folder.join("catalog/topics.yaml"), topic).expect("written");
     let ran = run(&folder, &["apply", "-f", "catalog"]);
     assert_eq!(ran.code, Some(2), "{ran:#?}");
@@ -30,7 +30,7 @@ fn mistakes_in_configuration_and_catalog_come_together_and_exit_with_2() {
         "`kafka.brokers`: missing",
         "catalog/topics.yaml:3:7: `name`: expected a topic name",
         "`from.tabel`: unknown key; did you mean `table`?",
-        "`mask`: column masks do not exist yet",
+        "`mask`: `x: dropp`: expected `drop`, `hmac` or `truncate(<characters>)`",
     ] {
         assert!(ran.stderr.contains(expected), "{expected}\nis not in\n{}", ran.stderr);
     }

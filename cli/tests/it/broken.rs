@@ -90,7 +90,11 @@ fn corpus() -> Vec<(String, &'static str)> {
         (topic("{ table: shop.stock }", "@shop.stock"), "expected a mapping"),
         (topic("table: shop.stock", "@tabel: shop.stock"), "did you mean `table`?"),
         (topic("table: shop.stock", "table: shop.stock, @topic: a"), "unknown key"),
-        (topic("table: shop.stock", "@message: prices"), "cannot be routed yet"),
+        (
+            topic("table: shop.stock", "message: prices")
+                .replace("name: stock.cdc", "@name: stock.cdc"),
+            "compaction would keep the last alone",
+        ),
         (topic("table: shop.stock", "outbox: @'no good'"), "add `table: schema.table`"),
         // Its key.
         (topic("partitions", "key: @id\npartitions"), "expected a list"),
@@ -109,8 +113,8 @@ fn corpus() -> Vec<(String, &'static str)> {
         (topic("partitions: 3", "replication: @70000"), "whole number"),
         (topic("{ cleanup.policy: compact }", "@[compact]"), "expected a mapping"),
         (topic("cleanup.policy: compact", "cleanup.policy: @[compact]"), "single value"),
-        (topic("partitions: 3", "@mask: { email: drop }"), "masks do not exist yet"),
-        (topic("partitions: 3", "@values: debezium"), "only the default value form"),
+        (topic("partitions: 3", "@mask: { email: dropp }"), "expected `drop`, `hmac` or"),
+        (topic("partitions: 3", "@values: debesium"), "expected `readable` or `debezium`"),
         (topic("partitions: 3", "expose: @pan"), "expected a list"),
         // Topics against each other.
         (second("@name: stock.cdc", "from: { table: shop.other }"), "declared twice, first at"),
