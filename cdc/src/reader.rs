@@ -119,9 +119,13 @@ async fn sessions(
     loop {
         let began = Instant::now();
         let error = match session(config, registrations, shutdown, health).await {
-            Ok(()) => {
+            Ok(Ended::Stopped) => {
                 health.not_ready(PART, "stopped");
                 return Ok(());
+            }
+            Ok(Ended::ForCopy) => {
+                tracing::info!("beginning anew, to copy the rows of a table that was added");
+                continue;
             }
             Err(error) => error,
         };
@@ -186,12 +190,20 @@ impl Drop for Leave {
     }
 }
 
+/// Why a session ended well.
+enum Ended {
+    /// It was asked to.
+    Stopped,
+    /// A table waits for its first copy, and the point of a copy must lie ahead of the stream.
+    ForCopy,
+}
+
 async fn session(
     config: &Config,
     registrations: &mut watch::Receiver<Registrations>,
     shutdown: &CancellationToken,
     health: &Health,
-) -> Result<(), Error> {
+) -> Result<Ended, Error> {
     metrics::counter!(names::SESSIONS).increment(1);
     let mut leave = Leave {
         stop: Arc::new(AtomicBool::new(false)),
@@ -199,7 +211,7 @@ async fn session(
         queue: None,
     };
     let begun = tokio::select! {
-        () = shutdown.cancelled() => return Ok(()),
+        () = shutdown.cancelled() => return Ok(Ended::Stopped),
         begun = begin(config, registrations, health, &leave.stop) => begun?,
     };
     let Begun { copying, server, publisher, progress, registered, taken } = begun;
@@ -237,8 +249,8 @@ async fn session(
                 fed = Some(ended);
                 leave.stop_pipeline();
             }
-            failed = copier.failed(), if copied.is_none() => {
-                copied = Some(failed);
+            ended = copier.ended(), if copied.is_none() => {
+                copied = Some(ended);
                 leave.stop_pipeline();
             }
             changed = registrations.changed(), if follow => {
@@ -257,13 +269,14 @@ async fn session(
         None => feed.await,
     };
     drained?;
-    if let Some(error) = copied {
-        return Err(error);
-    }
+    let ended = match copied.transpose()? {
+        Some(()) if !shutdown.is_cancelled() => Ended::ForCopy,
+        _ => Ended::Stopped,
+    };
     match fed {
-        Ok(Ok(())) => Ok(()),
+        Ok(Ok(())) => Ok(ended),
         // What was asked for has been done; a server that hung up first is no news.
-        Ok(Err(_)) if shutdown.is_cancelled() => Ok(()),
+        Ok(Err(_)) if shutdown.is_cancelled() => Ok(ended),
         Ok(Err(error)) => Err(error.into()),
         Err(_) => Err(Error::Panicked),
     }
@@ -356,6 +369,10 @@ async fn begin(
             if config.from_now {
                 let tables = record.tables.missing(&registered);
                 first::left_out(&mut record, tables);
+            }
+            if !config.from_now {
+                let missing = record.tables.missing(&registered);
+                taken = Taken::before_stream(config, &missing).await?;
             }
             record
         }

@@ -21,7 +21,9 @@
 //!   log too, in between. A new epoch is not needed, and neither is a comparison of keys.
 //! * Every consumer converges, because sequence and history agree: a row's `seq` is above all changes before C and
 //!   below all others, and its `commit_lsn` is C.
-//! * A copy on command and the copy of a table that was added later are the same thing at a later C.
+//! * The copy of a table that was added later is the same thing at a later C. C must lie ahead of all that has been
+//!   written, so the snapshot is always taken before the stream of a session begins: a running session ends and begins
+//!   anew when a table waits for its copy.
 //!
 //! Further:
 //!
@@ -42,7 +44,7 @@ mod workers;
 pub use order::{Copying, Order, Ordered, Rows};
 pub use text::BadLine;
 
-pub(crate) use keeper::{Keeper, Taken};
+pub(crate) use keeper::{Keeper, Taken, until_published};
 pub(crate) use tables::Table;
 pub(crate) use text::cells;
 

@@ -108,10 +108,15 @@ impl Taken {
         Ok(Self { at, keeper, tables, ranges })
     }
 
-    /// Takes a snapshot beside the running stream as soon as the publication has one of the tables. Its slot is
-    /// temporary and gone when this returns.
-    pub(crate) async fn beside(config: &Config, names: Vec<TableName>) -> Result<Self, Error> {
-        wait_for_publication(config, &names).await?;
+    /// Takes a snapshot of tables that are not copied yet, before the stream of the session begins; `None` when the
+    /// publication has none of them. Its slot is temporary and gone when this returns.
+    pub(crate) async fn before_stream(
+        config: &Config,
+        names: &[TableName],
+    ) -> Result<Option<Self>, Error> {
+        if names.is_empty() || !is_any_published(config, names).await? {
+            return Ok(None);
+        }
         let application = format!("tailwater {} copy", config.pipeline);
         let opened = Connection::open(&config.postgres, &application, Mode::Replication).await;
         let mut connection = opened.map_err(Error::Snapshot)?;
@@ -123,12 +128,20 @@ impl Taken {
         let (at, exported) = created.map_err(Error::Snapshot)?;
         let keeper = Keeper::import(config, &exported).await?;
         connection.close().await;
-        Self::of(config, at, keeper, &names).await
+        Ok(Some(Self::of(config, at, keeper, names).await?))
     }
 }
 
-/// A topic is registered before its table is published, so that no change comes without a route.
-async fn wait_for_publication(config: &Config, names: &[TableName]) -> Result<(), Error> {
+/// Answers when the publication has one of the tables. A topic is registered before its table is published, so that no
+/// change comes without a route.
+pub(crate) async fn until_published(config: &Config, names: &[TableName]) -> Result<(), Error> {
+    while !is_any_published(config, names).await? {
+        sleep(PUBLISHED_LOOK).await;
+    }
+    Ok(())
+}
+
+async fn is_any_published(config: &Config, names: &[TableName]) -> Result<bool, Error> {
     let listed: Vec<String> = names
         .iter()
         .map(|name| format!("({}, {})", quote_literal(&name.schema), quote_literal(&name.table)))
@@ -139,9 +152,7 @@ async fn wait_for_publication(config: &Config, names: &[TableName]) -> Result<()
         listed.join(", ")
     );
     let mut connection = open(config).await.map_err(Error::Snapshot)?;
-    while connection.query(&sql).await.map_err(Error::Snapshot)?.is_empty() {
-        sleep(PUBLISHED_LOOK).await;
-    }
+    let found = connection.query(&sql).await.map_err(Error::Snapshot)?;
     connection.close().await;
-    Ok(())
+    Ok(!found.is_empty())
 }
