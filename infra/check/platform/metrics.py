@@ -111,7 +111,7 @@ def kept_labels(expression, series):
 
 def from_sources(root):
     """Every metric name that stands in a source file of the binaries."""
-    name = re.compile(r'"(tailwater_[a-z0-9_]+_(?:total|bytes|seconds|records|offset|paused|partitions|lsn)|tailwater_ready)"')
+    name = re.compile(r'"(tailwater_[a-z0-9_]+_(?:total|bytes|left|seconds|records|offset|paused|partitions|lsn)|tailwater_ready)"')
     crates = ["runtime", "cdc", "sinks", "services", "cli", "topics"]
     files = (path for crate in crates for path in (root / crate).rglob("*.rs") if "tests" not in path.parts)
     return {found for path in files for found in name.findall(path.read_text(encoding="utf-8"))}
