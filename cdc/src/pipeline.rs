@@ -138,7 +138,7 @@ impl<P: Publisher> Pipeline<P> {
                             Ok(Input::Registrations(registrations)) => {
                                 self.registered = Some(registrations);
                             }
-                            Ok(Input::Copy(order)) => self.on_order(*order),
+                            Ok(Input::Copy(order)) => self.on_order(*order)?,
                             Ok(Input::Chunk(_) | Input::Wake) => {}
                             Err(RecvTimeoutError::Timeout) => self.on_quiet()?,
                             Err(RecvTimeoutError::Disconnected) => return self.drain(),

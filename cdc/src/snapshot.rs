@@ -49,7 +49,7 @@ pub(crate) use tables::Table;
 pub(crate) use text::cells;
 
 use tailwater_runtime::ErrorClass;
-use tailwater_topics_contract::TableName;
+use tailwater_topics_contract::{Lsn, TableName};
 
 use crate::stream;
 
@@ -70,6 +70,14 @@ pub enum Error {
     Changed {
         /// The table.
         table: TableName,
+    },
+    /// The stream is beyond the point of the snapshot.
+    #[error("a snapshot at {at} is of no use, because the stream has passed it and is at {passed}")]
+    Passed {
+        /// The point of the snapshot.
+        at: Lsn,
+        /// Where the stream is.
+        passed: Lsn,
     },
     /// The session that keeps the snapshot is gone.
     #[error("the snapshot is gone, because the session that kept it has ended")]
@@ -102,7 +110,7 @@ impl Error {
     /// Whether another attempt, with another snapshot, helps.
     pub fn class(&self) -> ErrorClass {
         match self {
-            Self::Changed { .. } | Self::Gone => ErrorClass::Transient,
+            Self::Changed { .. } | Self::Passed { .. } | Self::Gone => ErrorClass::Transient,
             Self::Read { source, .. } | Self::Snapshot(source) => source.class(),
             Self::Count { .. } | Self::Line { .. } => ErrorClass::Definite,
         }

@@ -35,9 +35,15 @@ struct Table {
 }
 
 impl<P: Publisher> Pipeline<P> {
-    /// Takes a copy that is to be made once the stream has reached its point.
-    pub fn on_order(&mut self, order: Order) {
+    /// Takes a copy that is to be made once the stream has reached its point. One whose point has been passed is refused:
+    /// its rows would stand behind changes that followed them.
+    pub fn on_order(&mut self, order: Order) -> Result<(), Error> {
+        let passed = self.passed.max(self.capture.at().position);
+        if order.at < passed {
+            return Err(snapshot::Error::Passed { at: order.at, passed }.into());
+        }
         self.orders.push_back(order);
+        Ok(())
     }
 
     /// Whether the stream must not go on with this frame before the next copy is made: it may belong to a transaction

@@ -11,7 +11,7 @@ use tailwater_cdc::Error;
 use tailwater_cdc::copies::Existing;
 use tailwater_cdc::pgoutput::{RelationColumn, RelationMessage, ReplicaIdentity};
 use tailwater_cdc::publish::memory::{Fault, Memory, Stored};
-use tailwater_cdc::snapshot::{Order, Ordered, Rows};
+use tailwater_cdc::snapshot::{self, Order, Ordered, Rows};
 use tailwater_cdc::stream::{Input, queue};
 use tailwater_runtime::clock;
 use tailwater_topics_contract::{Lsn, TableName};
@@ -138,7 +138,10 @@ fn live(
             .collect();
         *point = match *point {
             0 => 1_000,
-            last => *points.get(random.random_range(0..points.len().max(1))).unwrap_or(&last),
+            // A slot made now begins nowhere before what was read already.
+            last => points
+                .get(random.random_range(0..points.len().max(1)))
+                .map_or(last.max(record.position.0), |at| *at),
         };
         sender.push(Input::Copy(Box::new(order(history, *point, random))));
     }
@@ -222,5 +225,29 @@ fn a_copy_that_dies_again_and_again_ends_with_the_table() {
         let what = format!("seed {seed}");
         live(&log, &history, &mut point, &mut random).unwrap_or_else(|e| panic!("{what}: {e}"));
         assert_converged(&log.committed(), &history, &what);
+    }
+}
+
+#[test]
+fn a_copy_whose_point_the_stream_has_passed_is_refused() {
+    let (inserted, deleted) = (vec![1], vec![]);
+    let first = Transaction { commit_lsn: 1_000, end_lsn: 1_048, inserted, deleted };
+    let second =
+        Transaction { commit_lsn: 1_100, end_lsn: 1_148, inserted: vec![], deleted: vec![1] };
+    let history = History { before: BTreeSet::new(), transactions: vec![first, second] };
+    let log = Memory::default();
+    let (pipeline, _) = pipeline(&log, limits());
+    let (sender, receiver) = queue(1 << 20);
+    sender.push(Input::Chunk(Bytes::from(history.messages_from(Lsn::ZERO).concat())));
+    // At its point the row is still there; written now, it would be there for ever.
+    let late = order(&history, 1_048, &mut StdRng::seed_from_u64(1));
+    sender.push(Input::Copy(Box::new(late)));
+    drop(sender);
+    let refused = pipeline.run(&receiver, &AtomicBool::new(false)).expect_err("too late");
+    assert!(matches!(refused, Error::Snapshot(snapshot::Error::Passed { .. })), "{refused:?}");
+    for stored in log.committed() {
+        let value: Value =
+            serde_json::from_slice(stored.value.as_deref().expect("a value")).expect("JSON");
+        assert_ne!(value["op"], "r", "a row was written behind its delete");
     }
 }
