@@ -1,6 +1,6 @@
 # Every command a developer or a user needs; the work is done by infra/native and infra/check.
 .DEFAULT_GOAL := help
-.PHONY: help build demo demo-pgbench up down clean servers test test-lake gauntlet-sinks gauntlet-link test-servers test-down bench bench-lake lint fmt reference reference-types \
+.PHONY: help build demo demo-pgbench up down clean servers test test-lake gauntlet-sinks gauntlet-link test-servers test-down bench bench-cdc bench-lake lint fmt reference reference-types \
 	check-platform check-platform-quick
 
 help: ## show this list
@@ -50,6 +50,9 @@ test-down: ## stop the tests' servers, remove their data
 
 bench: ## throughput, CPU and memory as ratios to a bare loop, in release mode
 	@infra/native/bench.sh
+
+bench-cdc: ## the reader against its targets, in release mode, on servers of its own
+	@infra/native/bench-cdc.sh --json .world-bench/bench-cdc.json
 
 reference: ## write docs/reference anew from the code
 	@for page in config catalog commands metrics; do \

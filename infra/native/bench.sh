@@ -15,6 +15,6 @@ step "Release build"
     die "cargo build failed." "Its messages are above."
 source "$test_world/env"
 step "Benchmark"
-PATH=$(postgres_bin):$PATH "$release/tailwater-bench" --tailwater "$release/tailwater" "$@"
+PATH=$(postgres_bin):$PATH "$release/tailwater-bench" line --tailwater "$release/tailwater" "$@"
 say
 say "The servers are left up; \`make test-down\` stops them."

@@ -8,9 +8,10 @@ use anyhow::{Context, bail, ensure};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::Client;
 
-use crate::Cli;
+use super::Options;
+use crate::postgres::connect;
 use crate::process::Measured;
 
 /// The slot that `pg_recvlogical` reads.
@@ -30,19 +31,19 @@ pub(crate) struct Backlog {
 
 impl Backlog {
     /// Creates the database, applies the catalog, and fills the table that the first start copies.
-    pub(crate) async fn prepare(cli: &Cli) -> anyhow::Result<Self> {
-        let tailwater = cli.tailwater.canonicalize().with_context(|| {
+    pub(crate) async fn prepare(options: &Options) -> anyhow::Result<Self> {
+        let tailwater = options.tailwater.canonicalize().with_context(|| {
             format!(
                 "`{}` is not built; run `cargo build --release -p tailwater`",
-                cli.tailwater.display()
+                options.tailwater.display()
             )
         })?;
         let name = format!("bench_{}", std::process::id());
         let folder = std::env::temp_dir().join(&name);
         std::fs::create_dir_all(&folder)?;
-        let admin = connect(&cli.postgres).await?;
+        let admin = connect(&options.postgres).await?;
         admin.batch_execute(&format!("create database {name}")).await?;
-        let database_url = format!("{}/{name}", cli.postgres.trim_end_matches('/'));
+        let database_url = format!("{}/{name}", options.postgres.trim_end_matches('/'));
         let client = connect(&database_url).await?;
         client.batch_execute(TABLES).await?;
         let backlog = Self {
@@ -52,13 +53,13 @@ impl Backlog {
             admin,
             client,
             database_url,
-            brokers: cli.brokers.clone(),
+            brokers: options.brokers.clone(),
         };
-        backlog.declare(cli)?;
+        backlog.declare(options)?;
         backlog.run(&["apply", "-f", "catalog"])?;
         let insert = format!(
             "insert into existing select i, i % 97, now(), repeat(md5(i::text), 2) from generate_series(1, {}) i",
-            cli.existing_rows
+            options.existing_rows
         );
         backlog.client.batch_execute(&insert).await.context("filling the table to be copied")?;
         backlog.client.batch_execute("vacuum analyze existing").await?;
@@ -230,14 +231,14 @@ impl Backlog {
         Ok(())
     }
 
-    fn declare(&self, cli: &Cli) -> anyhow::Result<()> {
+    fn declare(&self, options: &Options) -> anyhow::Result<()> {
         let name = &self.name;
         let (rows, documents) = (self.topic("bench.rows"), self.topic("bench.documents"));
         let existing = self.topic("bench.existing");
-        let postgres: tokio_postgres::Config = cli.postgres.parse()?;
+        let postgres: tokio_postgres::Config = options.postgres.parse()?;
         let host = match postgres.get_hosts().first() {
             Some(tokio_postgres::config::Host::Tcp(host)) => host.clone(),
-            _ => bail!("`{}` names no host", cli.postgres),
+            _ => bail!("`{}` names no host", options.postgres),
         };
         let port = postgres.get_ports().first().copied().unwrap_or(5432);
         let user = postgres.get_user().unwrap_or("postgres");
@@ -251,7 +252,7 @@ impl Backlog {
                  opensearch: {{ url: \"{}\" }}\n\
                  reader: {{ admin: \"127.0.0.1:18590\" }}\n\
                  sinks: {{ admin: \"127.0.0.1:18591\" }}\n",
-                cli.brokers, cli.s3, cli.opensearch
+                options.brokers, options.s3, options.opensearch
             ),
         )?;
         std::fs::create_dir_all(self.folder.join("catalog"))?;
@@ -286,18 +287,4 @@ create table warm (id int primary key);
 
 fn write(path: &Path, text: &str) -> anyhow::Result<()> {
     std::fs::write(path, text).with_context(|| format!("writing {}", path.display()))
-}
-
-async fn connect(url: &str) -> anyhow::Result<Client> {
-    let (client, connection) = tokio_postgres::connect(url, NoTls)
-        .await
-        .with_context(|| format!("connecting to {url}"))?;
-    tokio::spawn(connection);
-    Ok(client)
-}
-
-/// A client of Postgres' own: beside the server where the distribution keeps it, else on the path.
-pub(crate) fn client_path(name: &str) -> PathBuf {
-    let versions = (14..=18).rev().map(|v| format!("/usr/lib/postgresql/{v}/bin/{name}"));
-    versions.map(PathBuf::from).find(|path| path.exists()).unwrap_or(name.into())
 }

@@ -5,14 +5,15 @@ use std::time::Duration;
 
 use anyhow::bail;
 
-use crate::backlog::{self, Backlog};
+use super::backlog::{self, Backlog};
+use crate::postgres::client_path;
 use crate::process::{Cost, Measured};
 
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// The existing rows read by one connection and thrown away.
 pub(crate) async fn bare_copy(backlog: &Backlog) -> anyhow::Result<Cost> {
-    let mut command = Command::new(backlog::client_path("psql"));
+    let mut command = Command::new(client_path("psql"));
     command.args(["--no-psqlrc", "--dbname", backlog.database_url()]);
     command.args(["--command", "copy existing to stdout"]);
     let mut process = Measured::start(&mut command, &backlog.log("psql"))?;
@@ -54,7 +55,7 @@ pub(crate) async fn first_copy(backlog: &Backlog, rows: u64) -> anyhow::Result<(
 /// The same WAL read and thrown away by Postgres' own client.
 pub(crate) async fn recvlogical(backlog: &Backlog) -> anyhow::Result<Cost> {
     let end = backlog.end().await?;
-    let mut command = Command::new(backlog::client_path("pg_recvlogical"));
+    let mut command = Command::new(client_path("pg_recvlogical"));
     command.args(["--start", "--slot", backlog::CEILING_SLOT, "--file", "/dev/null"]);
     command.args(["--endpos", &end, "--no-loop", "--dbname", backlog.database_url()]);
     command.args(["--option", "proto_version=1"]);

@@ -1,0 +1,174 @@
+//! From the commit's answer to a read-committed consumer, at a steady rate.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use rdkafka::ClientConfig;
+use rdkafka::Message;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+
+use super::Options;
+use super::report::{Report, Target};
+use super::stage::{PARTITIONS, Pipeline, Stage, Table};
+use crate::postgres::connect;
+
+/// Connections that write.
+const WRITERS: u64 = 4;
+
+/// Rows of a transaction.
+const EACH: u64 = 4;
+
+/// What comes before the first round is not looked at.
+const WARM: Duration = Duration::from_secs(3);
+
+/// How long the last rows may take to arrive.
+const ARRIVAL_WAIT: Duration = Duration::from_secs(10);
+
+/// A row and when something happened to it.
+type Seen = (i64, Instant);
+
+pub(super) async fn measure(options: &Options, report: &mut Report) -> anyhow::Result<()> {
+    let ddl = "create table events (id bigint primary key, at timestamptz, body text)";
+    let stage = Stage::create(options, "latency", ddl).await?;
+    let outcome = follow(options, &stage, report).await;
+    stage.remove().await?;
+    outcome
+}
+
+async fn follow(options: &Options, stage: &Stage, report: &mut Report) -> anyhow::Result<()> {
+    let table = Table { name: "events", partitions: PARTITIONS, key: "" };
+    let pipeline = stage.pipeline("", &[table], "")?;
+    stage.settle(&pipeline).await?;
+    let mut reader = pipeline.start(&["cdc", "run"])?;
+    stage.until_ready(&pipeline, &mut reader).await?;
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let consumer = consumer(&pipeline)?;
+    let consuming = {
+        let stop = Arc::clone(&stop);
+        std::thread::spawn(move || consume(&consumer, &stop))
+    };
+    let rounds = options.rounds as u32;
+    let round = Duration::from_secs(options.steady_seconds);
+    let began = Instant::now();
+    let end = began + WARM + round * rounds;
+    let before = reader.cost()?;
+    let next = Arc::new(AtomicI64::new(1));
+    let pause = Duration::from_secs_f64((WRITERS * EACH) as f64 / options.steady_rows as f64);
+    let writers: Vec<_> = (0..WRITERS)
+        .map(|_| tokio::spawn(write(stage.url().to_owned(), Arc::clone(&next), pause, end)))
+        .collect();
+    let mut committed = Vec::new();
+    for writer in writers {
+        committed.extend(writer.await??);
+    }
+    let cost = reader.cost()?.since(before);
+    let mark = stage.mark().await?;
+    stage.until_confirmed(&pipeline, &mut reader, &mark).await?;
+    reader.stop()?;
+    // All is committed in Kafka; the consumer needs a moment to fetch it.
+    sleep(Duration::from_millis(500)).await;
+    stop.store(true, Ordering::Release);
+    let arrived = consuming.join().map_err(|_| anyhow::anyhow!("the consumer panicked"))??;
+
+    let arrived: HashMap<i64, Instant> = arrived.into_iter().collect();
+    let mut windows = vec![Vec::new(); options.rounds];
+    for (id, at) in &committed {
+        let seen = arrived.get(id).with_context(|| format!("row {id} did not arrive"))?;
+        let Some(since) = at.checked_duration_since(began + WARM) else { continue };
+        let window = (since.as_secs_f64() / round.as_secs_f64()) as usize;
+        if let Some(window) = windows.get_mut(window) {
+            // The consumer may see a row before its writer has read the answer.
+            window.push(seen.saturating_duration_since(*at).as_secs_f64() * 1e3);
+        }
+    }
+    for window in &mut windows {
+        ensure!(!window.is_empty(), "a round without rows");
+        window.sort_by(f64::total_cmp);
+    }
+    let at = |part: f64| {
+        windows.iter().map(|window| window[(part * (window.len() - 1) as f64) as usize]).collect()
+    };
+    let paces = windows.iter().map(|window| window.len() as f64 / round.as_secs_f64()).collect();
+    report.add("rows committed", "1/s", paces, None);
+    report.add("commit to consumer, p50", "ms", at(0.5), Some(Target::AtMost(10.0)));
+    report.add("commit to consumer, p99", "ms", at(0.99), Some(Target::AtMost(50.0)));
+    report.add("commit to consumer, p99.9", "ms", at(0.999), None);
+    report.add("commit to consumer, most", "ms", at(1.0), None);
+    report.add("reader", "cores", vec![cost.cpu_seconds / cost.seconds], None);
+    report.add("reader, most memory", "MiB", vec![cost.peak_mib], None);
+    Ok(())
+}
+
+/// Commits transactions at even distances until the end; answers when each row was committed.
+async fn write(
+    url: String,
+    next: Arc<AtomicI64>,
+    pause: Duration,
+    end: Instant,
+) -> anyhow::Result<Vec<Seen>> {
+    let client = connect(&url).await?;
+    let insert = client
+        .prepare(
+            "insert into events select i, now(), repeat(md5(i::text), 3) from generate_series($1::bigint, $1::bigint + $2::bigint - 1) i",
+        )
+        .await?;
+    let mut ticks = interval(pause);
+    // Late ones are made up for, so that the rate holds and a slow moment is felt.
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
+    let mut committed = Vec::new();
+    while Instant::now() < end {
+        ticks.tick().await;
+        let first = next.fetch_add(EACH as i64, Ordering::Relaxed);
+        client.execute(&insert, &[&first, &(EACH as i64)]).await?;
+        let now = Instant::now();
+        committed.extend((first..first + EACH as i64).map(|id| (id, now)));
+    }
+    Ok(committed)
+}
+
+fn consumer(pipeline: &Pipeline) -> anyhow::Result<BaseConsumer> {
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", pipeline.brokers())
+        .set("group.id", pipeline.slot())
+        .set("enable.auto.commit", "false")
+        .set("isolation.level", "read_committed")
+        .set("fetch.wait.max.ms", "5")
+        .create()?;
+    let mut list = TopicPartitionList::new();
+    for partition in 0..PARTITIONS {
+        list.add_partition_offset(&pipeline.topic("events"), partition, Offset::Beginning)?;
+    }
+    consumer.assign(&list)?;
+    Ok(consumer)
+}
+
+/// Notes when each row arrived, until told to stop and nothing more comes.
+fn consume(consumer: &BaseConsumer, stop: &AtomicBool) -> anyhow::Result<Vec<Seen>> {
+    let mut arrived = Vec::new();
+    let mut quiet_since = Instant::now();
+    loop {
+        match consumer.poll(Duration::from_millis(20)) {
+            Some(message) => {
+                let message = message?;
+                let now = Instant::now();
+                quiet_since = now;
+                arrived.push((id_of(message.key().context("a record without a key")?)?, now));
+            }
+            None if stop.load(Ordering::Acquire) => return Ok(arrived),
+            None => ensure!(quiet_since.elapsed() < ARRIVAL_WAIT + WARM, "no records come"),
+        }
+    }
+}
+
+/// `{"id":42}`
+fn id_of(key: &[u8]) -> anyhow::Result<i64> {
+    let digits: String =
+        key.iter().filter(|byte| byte.is_ascii_digit()).map(|byte| char::from(*byte)).collect();
+    digits.parse().context("a key without a number")
+}
