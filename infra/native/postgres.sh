@@ -5,11 +5,11 @@ postgres_port=$TAILWATER_POSTGRES_PORT
 
 postgres_start() {
     local programs folder=$data/postgres
-    programs=$(postgres_bin)
+    programs=$(postgres_programs)
     claim Postgres "$postgres_port" TAILWATER_POSTGRES_PORT
     if [[ ! -s $folder/PG_VERSION ]]; then
         postgres_init "$programs" "$folder"
-    elif [[ $(<"$folder/PG_VERSION") != "$(cut -d/ -f5 <<<"$programs")" ]]; then
+    elif [[ $("$programs/postgres" --version) != *" $(<"$folder/PG_VERSION")."* ]]; then
         die "the world's data was made by Postgres $(<"$folder/PG_VERSION"), and $programs is another major version." \
             "\`make clean\` removes the data."
     fi
@@ -19,6 +19,15 @@ postgres_start() {
         -c wal_level=logical -c max_replication_slots=50 -c max_wal_senders=50 \
         -c max_slot_wal_keep_size="$TAILWATER_POSTGRES_SLOT_WAL" -c max_connections=200 \
         -c shared_buffers="$TAILWATER_POSTGRES_BUFFERS")
+}
+
+# postgres_programs: the server's; clients are always the distribution's.
+postgres_programs() {
+    if [[ -n $TAILWATER_POSTGRES_VERSION ]]; then
+        echo "$(part "postgres-$(postgres_version "$TAILWATER_POSTGRES_VERSION")")/bin"
+    else
+        postgres_bin
+    fi
 }
 
 # Made beside its place and renamed, so an interrupted initdb is not taken for a cluster.

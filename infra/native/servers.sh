@@ -17,6 +17,7 @@ install_servers() {
     step "Server packages"
     install_server_packages
     fetch_server_parts
+    [[ -z $TAILWATER_POSTGRES_VERSION ]] || fetch_postgres "$TAILWATER_POSTGRES_VERSION"
     if [[ $TAILWATER_S3 = minio || " ${servers[*]} " = *" minio "* ]]; then
         go_is_new || die "MinIO is built with Go 1.24 or newer, and it is not installed." \
             "Install Go, or leave TAILWATER_S3 unset to use the embedded S3 server."

@@ -30,6 +30,9 @@ bin=${CARGO_TARGET_DIR:-$root/target}/debug
 : "${TAILWATER_PGBENCH_READER_PORT:=18190}"
 : "${TAILWATER_PGBENCH_LAKE_PORT:=18191}"
 
+# The major version of Postgres; empty is that of the distribution.
+: "${TAILWATER_POSTGRES_VERSION:=}"
+
 # Sizes. The whole world stays below 4 GB with these.
 : "${TAILWATER_KAFKA_HEAP:=384m}"
 : "${TAILWATER_OPENSEARCH_HEAP:=512m}"

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# The tests, with servers of their own. usage: test.sh run|lake|gauntlet|servers|down
+# The tests, with servers of their own. usage: test.sh run|lake|postgres|gauntlet|servers|down
 #
 #   run      everything: starts servers, runs all rings, counts them, stops the servers (TAILWATER_KEEP=1 leaves them)
 #   lake     the same for the lake alone
+#   postgres the reader's tests against every other major version of Postgres
 #   gauntlet sinks in torment, in the long form; TAILWATER_GAUNTLET says how often, TAILWATER_TEST_SEED replays
 #   servers  only the servers, to run single tests by hand; writes their addresses to .world-test/env
 #   down     stops them and removes their data
@@ -22,6 +23,7 @@ servers_up() {
         say "Go 1.24 is not installed: S3 tests run against the embedded server only."
     fi
     install_servers
+    fetch_postgres 18
     # Servers that somebody kept are used as they are; new ones start empty.
     if (($(running_servers) == 0)); then
         rm -rf "$data" "$logs"
@@ -45,6 +47,8 @@ TEXT
     # Some tests kill a broker of their own.
     echo "export TAILWATER_TEST_JAVA=$(java_at_least 17)"
     echo "export TAILWATER_TEST_KAFKA_LIBS=$(part "kafka-$kafka_version")/libs"
+    # And some fail over, which takes a version that keeps slots on standbys.
+    echo "export TAILWATER_TEST_POSTGRES_18=$(part "postgres-$(postgres_version 18)")"
     echo "export TAILWATER_TEST_DUCKDB=$(part "duckdb-$duckdb_version")" # a Python module's folder
     if is_running minio; then echo "export TAILWATER_TEST_MINIO=http://127.0.0.1:$minio_port"; fi
 }
@@ -83,6 +87,29 @@ lake() {
     return "$code"
 }
 
+# The reader's tests against every other major version; the distribution's own is that of `run`.
+postgres() {
+    local version code=0
+    build
+    fetch_nextest
+    servers_up drop
+    cd "$root"
+    for version in "${postgres_versions[@]}"; do
+        TAILWATER_POSTGRES_VERSION=${version%%.*}
+        fetch_postgres "$TAILWATER_POSTGRES_VERSION"
+        step "Tests of the reader on Postgres ${version%.*}"
+        stop postgres
+        rm -rf "$data/postgres"
+        start_server postgres
+        cargo nextest run --locked --no-fail-fast -E "$reader_at_a_server" || code=$?
+    done
+    return "$code"
+}
+
+# Not what has no server, or one of its own.
+reader_at_a_server='package(tailwater-cdc) & binary(it)
+    & not test(/^(capture|debezium|decode|loops|live::(brokers|connections|failover))::/)'
+
 # The whole plan and the world around it are those of the short form in `make test`.
 gauntlet() {
     build
@@ -107,11 +134,12 @@ install_tests() {
         die "the tests do not compile." "The compiler's messages are above."
 }
 
-[[ $# = 1 ]] || die "usage: test.sh run|lake|gauntlet|servers|down"
+[[ $# = 1 ]] || die "usage: test.sh run|lake|postgres|gauntlet|servers|down"
 lock
 case $1 in
     run) run ;;
     lake) lake ;;
+    postgres) postgres ;;
     gauntlet) gauntlet ;;
     servers)
         build
@@ -120,5 +148,5 @@ case $1 in
         say "source $TAILWATER_WORLD/env   # then, for example: cargo nextest run -p tailwater-cdc"
         ;;
     down) down ;;
-    *) die "\`$1\` is none of run, lake, gauntlet, servers, down" ;;
+    *) die "\`$1\` is none of run, lake, postgres, gauntlet, servers, down" ;;
 esac
