@@ -224,7 +224,7 @@ impl Capture {
     pub fn route_of_copy(&self, relation: &RelationMessage) -> Result<Option<TableRoute>, Error> {
         Ok(match self.routes.route(relation)? {
             Route::Table(route) => Some(TableRoute { plan: route.plan.copied(), ..route }),
-            Route::Outbox(_) | Route::Heartbeat | Route::GivenUp | Route::Undeclared(_) => None,
+            Route::Outbox(_) | Route::GivenUp | Route::Undeclared(_) => None,
         })
     }
 
@@ -385,7 +385,6 @@ impl Capture {
             // An event is what was inserted; housekeeping in the table afterwards is no event. The publication
             // holds these back anyway, unless somebody altered it.
             (Route::Outbox(_) | Route::GivenUp, ..) => self.given_up += 1,
-            (Route::Heartbeat, ..) => {}
             (Route::Undeclared(table), ..) => {
                 return Err(RouteError::Undeclared { table: table.clone() }.into());
             }
@@ -413,7 +412,6 @@ impl Capture {
             match route {
                 Route::Table(route) => writer.truncate(route)?,
                 Route::Outbox(_) | Route::GivenUp => self.given_up += 1,
-                Route::Heartbeat => {}
                 Route::Undeclared(table) => {
                     return Err(RouteError::Undeclared { table: table.clone() }.into());
                 }

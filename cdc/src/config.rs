@@ -1,5 +1,7 @@
 //! What the reader needs to know before it starts.
 
+use std::time::Duration;
+
 use tailwater_config::{KafkaConfig, PostgresConfig};
 use tailwater_runtime::Secret;
 use tailwater_topics_contract::PipelineName;
@@ -41,6 +43,8 @@ pub struct Limits {
     /// Milliseconds to wait for a slot that another connection holds. Should exceed `wal_sender_timeout`,
     /// after which the server drops a reader that no longer answers.
     pub slot_wait_ms: u64,
+    /// Between two small messages that the reader writes to the WAL; zero is never.
+    pub heartbeat: Duration,
 }
 
 impl Default for Limits {
@@ -52,6 +56,7 @@ impl Default for Limits {
             queue_bytes: 8 << 20,
             copy_workers: 4,
             slot_wait_ms: 90_000,
+            heartbeat: Duration::from_secs(60),
         }
     }
 }

@@ -57,8 +57,7 @@ impl First<'_> {
         }
         tracing::info!(slot, "creating the slot; it waits for running transactions");
         let tables = Copies::default().missing(self.registered);
-        let (begins, exported) = slot::create(connection, slot, true).await?;
-        let Some(exported) = exported else { return Err(crate::snapshot::Error::Gone.into()) };
+        let (begins, exported) = slot::create(connection, slot).await?;
         let mut keeper = Keeper::import(config, &exported).await?;
         // Once more, in the very snapshot at which the slot begins.
         if let Some(table) = slot::first_filled(keeper.connection(), outboxes).await? {

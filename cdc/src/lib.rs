@@ -54,6 +54,8 @@ pub mod pipeline;
 mod first;
 /// Which copies a session makes.
 mod copier;
+/// An eye on the server, beside the stream.
+mod watch;
 /// One session after the other.
 pub mod reader;
 /// What can go wrong, with codes.

@@ -8,7 +8,6 @@
 //! * A session that ends for a passing reason is followed by a fresh one, from fencing onwards. Nothing is
 //!   carried over but the configuration: what is durable stands in the log.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -41,6 +40,7 @@ use crate::start::{self, Ours, Start, Stop};
 use crate::stream::{
     Connection, Feed, Input, Mode, Receiver, Sender, Timing, queue, quote_identifier, quote_literal,
 };
+use crate::watch::{GoingDown, farewell};
 use crate::{metrics as names, stream};
 
 /// The name under which the reader reports its readiness.
@@ -54,9 +54,6 @@ const SETTLED: Duration = Duration::from_secs(30);
 
 /// Between two looks at a slot that another connection reads.
 const SLOT_LOOK: Duration = Duration::from_millis(500);
-
-/// Between two looks at what the slot costs the server.
-const SLOT_COST_LOOK: Duration = Duration::from_secs(10);
 
 /// How long registrations and publications may disagree before the start is refused, and between two looks.
 const SETTLE_WAIT: Duration = Duration::from_secs(15);
@@ -77,38 +74,17 @@ pub async fn run(
     health: Health,
 ) -> Result<(), Error> {
     tailwater_runtime::describe(names::ALL);
+    let (told, going_down) = watch::channel(false);
     tokio::select! {
-        ended = sessions(&config, &mut registrations, &shutdown, &health) => ended,
-        never = watch_slot(&config) => match never {},
-    }
-}
-
-/// Says what the slot costs the server, on a connection of its own, so that it is known while the stream is down
-/// and the WAL piles up.
-async fn watch_slot(config: &Config) -> Infallible {
-    let application = format!("tailwater {} watch", config.pipeline);
-    let slot = config.pipeline.slot();
-    loop {
-        if let Ok(mut connection) =
-            Connection::open(&config.postgres, &application, Mode::Sql).await
-        {
-            while let Ok(cost) = slot::cost(&mut connection, &slot).await {
-                if let Some(cost) = cost {
-                    metrics::gauge!(names::RETAINED_BYTES).set(cost.retained as f64);
-                }
-                if let Some(budget) = cost.and_then(|cost| cost.budget) {
-                    metrics::gauge!(names::BUDGET_BYTES).set(budget as f64);
-                }
-                sleep(SLOT_COST_LOOK).await;
-            }
-        }
-        sleep(SLOT_COST_LOOK).await;
+        ended = sessions(&config, &mut registrations, going_down, &shutdown, &health) => ended,
+        never = crate::watch::run(&config, &told) => match never {},
     }
 }
 
 async fn sessions(
     config: &Config,
     registrations: &mut watch::Receiver<Registrations>,
+    mut going_down: GoingDown,
     shutdown: &CancellationToken,
     health: &Health,
 ) -> Result<(), Error> {
@@ -118,7 +94,7 @@ async fn sessions(
     let mut attempt = 0_u32;
     loop {
         let began = Instant::now();
-        let error = match session(config, registrations, shutdown, health).await {
+        let error = match session(config, registrations, &mut going_down, shutdown, health).await {
             Ok(Ended::Stopped) => {
                 health.not_ready(PART, "stopped");
                 return Ok(());
@@ -201,6 +177,7 @@ enum Ended {
 async fn session(
     config: &Config,
     registrations: &mut watch::Receiver<Registrations>,
+    going_down: &mut GoingDown,
     shutdown: &CancellationToken,
     health: &Health,
 ) -> Result<Ended, Error> {
@@ -238,12 +215,18 @@ async fn session(
 
     let (mut fed, mut copied) = (None, None);
     let mut follow = true;
+    let mut let_go = false;
     let drained = loop {
         tokio::select! {
             ended = &mut pipeline => break ended.unwrap_or(Err(Error::Panicked)),
             () = shutdown.cancelled(), if !leave.stop.load(Ordering::Acquire) => {
                 health.not_ready(PART, "draining");
                 leave.stop_pipeline();
+            }
+            // Whatever the pipeline waits for, the server must not wait with it.
+            () = farewell(going_down), if !let_go => {
+                let_go = true;
+                leave.feed.cancel();
             }
             ended = &mut feed, if fed.is_none() => {
                 fed = Some(ended);
@@ -274,6 +257,9 @@ async fn session(
         _ => Ended::Stopped,
     };
     match fed {
+        Ok(Ok(())) if let_go && !shutdown.is_cancelled() => {
+            Err(stream::Error::Ended { address: config.postgres.address() }.into())
+        }
         Ok(Ok(())) => Ok(ended),
         // What was asked for has been done; a server that hung up first is no news.
         Ok(Err(_)) if shutdown.is_cancelled() => Ok(ended),

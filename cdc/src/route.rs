@@ -12,9 +12,6 @@ use crate::message::MessageRoute;
 use crate::outbox::{Outbox, OutboxError};
 use crate::pgoutput::RelationMessage;
 
-/// Our own table, written so that a quiet database moves the slot. Its changes are counted and go nowhere.
-const HEARTBEAT: (&str, &str) = ("tailwater", "heartbeat");
-
 /// A relation that has no place to go.
 #[derive(Debug, thiserror::Error)]
 pub enum RouteError {
@@ -65,8 +62,6 @@ pub enum Route {
     Table(TableRoute),
     /// Inserts, as events, by aggregate type.
     Outbox(Outbox),
-    /// Nowhere.
-    Heartbeat,
     /// Nowhere, because its topic was removed.
     GivenUp,
     /// Nowhere, because nobody declared it. Only a change makes that an error: beside a partitioned table the
@@ -237,9 +232,6 @@ impl Routes {
 
     /// Finds the place of a relation and prepares its encoder.
     pub fn route(&self, relation: &RelationMessage) -> Result<Route, RouteError> {
-        if (relation.schema.as_str(), relation.name.as_str()) == HEARTBEAT {
-            return Ok(Route::Heartbeat);
-        }
         let table = TableName { schema: relation.schema.clone(), table: relation.name.clone() };
         match self.declared.get(&table) {
             None => Ok(Route::Undeclared(table)),

@@ -132,16 +132,25 @@ pub async fn history(connection: &mut Connection, timeline: u32) -> Result<Histo
     Ok(History::parse(row.get(1).unwrap_or_default()))
 }
 
-/// Creates the slot. Answers the position at which it begins and, when asked for, the name of the snapshot that sees
-/// exactly what committed before; it can be imported until the next command on this connection.
-pub async fn create(
-    connection: &mut Connection,
-    slot: &str,
-    export: bool,
-) -> Result<(Lsn, Option<String>), Error> {
-    let (name, snapshot) =
-        (quote_identifier(slot), if export { "EXPORT_SNAPSHOT" } else { "NOEXPORT_SNAPSHOT" });
-    make(connection, &format!("CREATE_REPLICATION_SLOT {name} LOGICAL pgoutput {snapshot}")).await
+/// Creates the slot. Answers the position at which it begins and the name of the snapshot that sees exactly what
+/// committed before; it can be imported until the next command on this connection.
+///
+/// Servers from 17 on are asked to keep the slot on their standbys too. That costs nothing where there are none.
+pub async fn create(connection: &mut Connection, slot: &str) -> Result<(Lsn, String), Error> {
+    let options = if has_failover_slots(connection).await? {
+        "(SNAPSHOT 'export', FAILOVER)"
+    } else {
+        "EXPORT_SNAPSHOT"
+    };
+    let name = quote_identifier(slot);
+    make(connection, &format!("CREATE_REPLICATION_SLOT {name} LOGICAL pgoutput {options}")).await
+}
+
+/// A standby refuses to make a slot that its own standbys keep.
+async fn has_failover_slots(connection: &mut Connection) -> Result<bool, Error> {
+    let sql = "SELECT pg_catalog.current_setting('server_version_num')::int >= 170000 \
+               AND NOT pg_catalog.pg_is_in_recovery()";
+    Ok(one(connection, sql).await?.get(0) == Some("t"))
 }
 
 /// Creates a slot that ends with the connection, for its point and its snapshot.
@@ -149,14 +158,13 @@ pub async fn create_temporary(connection: &mut Connection) -> Result<(Lsn, Strin
     let pid = one(connection, "SELECT pg_catalog.pg_backend_pid()").await?;
     let name = quote_identifier(&format!("tailwater_copy_{}", text(connection, &pid, 0)?));
     let sql = format!("CREATE_REPLICATION_SLOT {name} TEMPORARY LOGICAL pgoutput EXPORT_SNAPSHOT");
-    let (at, snapshot) = make(connection, &sql).await?;
-    Ok((at, snapshot.ok_or_else(|| missing(connection, "the exported snapshot"))?))
+    make(connection, &sql).await
 }
 
-async fn make(connection: &mut Connection, sql: &str) -> Result<(Lsn, Option<String>), Error> {
+async fn make(connection: &mut Connection, sql: &str) -> Result<(Lsn, String), Error> {
     let created = connection.query_within(sql, CREATE_WAIT).await?;
     let row = created.into_iter().next().ok_or_else(|| missing(connection, sql))?;
-    Ok((number(connection, &row, 1)?, row.get(2).map(str::to_owned)))
+    Ok((number(connection, &row, 1)?, text(connection, &row, 2)?))
 }
 
 /// The first of these quoted tables that holds a row.

@@ -46,7 +46,8 @@ pub(crate) struct Config {
 pub(crate) struct Reader {
     /// `admin` (127.0.0.1:18090): address of `/live`, `/ready` and `/metrics`.
     pub(crate) admin: SocketAddr,
-    /// `transaction_bytes`, `transaction_rows`, `transaction_delay`, `queue_bytes`, `copy_workers`, `slot_wait`.
+    /// `transaction_bytes`, `transaction_rows`, `transaction_delay`, `queue_bytes`, `copy_workers`, `slot_wait`,
+    /// `heartbeat`.
     pub(crate) limits: Limits,
     /// `mask_key` or `mask_key_file`: the key of `hmac` masks.
     pub(crate) mask_key: Option<Secret>,
@@ -163,6 +164,7 @@ fn reader(mut section: Section<'_>, load: Load<'_>, mistakes: &mut Mistakes) -> 
         copy_workers: section.or("copy_workers", default.copy_workers as u64, mistakes) as usize,
         slot_wait_ms: section.or("slot_wait", millis(default.slot_wait_ms), mistakes).0.as_millis()
             as u64,
+        heartbeat: section.or("heartbeat", Span(default.heartbeat), mistakes).0,
     };
     let nothing = [
         ("transaction_bytes", limits.transaction_bytes as u64),

@@ -71,6 +71,12 @@ pub(crate) static READER: Shape = Shape {
             "90s",
             "how long to wait for a slot that another connection reads",
         ),
+        Field::or(
+            "heartbeat",
+            Form::Span,
+            "60s",
+            "how often a small message is written to the WAL, so that the slot of a quiet database moves and outlives a failover; `0s` is never",
+        ),
         Field::optional(
             "mask_key",
             Form::Text("a secret"),

@@ -217,6 +217,16 @@ impl Error {
         matches!(self, Self::Refused { sqlstate, .. } if sqlstate == state)
     }
 
+    /// Whether the server takes no sessions because it is shutting down, or not yet up.
+    pub fn is_going_down(&self) -> bool {
+        match self {
+            // `cannot_connect_now`
+            Self::Refused { sqlstate, .. } => sqlstate == "57P03",
+            Self::NoHost { failures, .. } => failures.iter().any(Self::is_going_down),
+            _ => false,
+        }
+    }
+
     /// Whether the server refused the login rather than a command.
     pub fn is_login(&self) -> bool {
         match self {

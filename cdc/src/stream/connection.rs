@@ -178,6 +178,17 @@ impl Connection {
         Ok(Copying { wire: self.wire })
     }
 
+    /// Returns, with the reason, when the server ends the session or the connection breaks. May be given up at any time.
+    pub async fn broken(&mut self) -> Error {
+        loop {
+            match self.wire.receive().await {
+                Ok(Message::ErrorResponse(body)) => return self.wire.refused(&body),
+                Ok(_) => {}
+                Err(error) => return error,
+            }
+        }
+    }
+
     /// Says good-bye, so that the server need not find out.
     pub async fn close(mut self) {
         let mut out = BytesMut::new();

@@ -292,8 +292,7 @@ fn two_topics_registered_for_the_same_rows_stop_the_reader() {
 fn our_own_heartbeat_is_counted_and_goes_nowhere() {
     let mut reader = Reader::new();
     reader.take(&stock(b'd'));
-    reader.take(&wire::relation(8, "tailwater", "heartbeat", b'd', &[("id", 21, true)]));
-    let beat = wire::insert(8, &row(&["1"]));
+    let beat = wire::logical(None, "tailwater.heartbeat", b"");
     let seen = reader.transaction(100, &[beat, wire::insert(STOCK, &row(&["p", "1", "n", "t"]))]);
     assert_eq!(seen.len(), 1);
     assert_eq!(seen[0].json()["source"]["ordinal"], 1);

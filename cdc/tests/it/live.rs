@@ -2,7 +2,9 @@
 
 mod brokers;
 mod connections;
+mod failover;
 mod link;
+mod shutdown;
 mod snapshot;
 
 use std::collections::BTreeMap;
@@ -33,6 +35,8 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
+
+use crate::own_kafka::OwnKafka;
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -472,6 +476,11 @@ impl Reader {
         self.ended().await
     }
 
+    /// Leaves it where it is, as a process that dies.
+    fn abandon(self) {
+        self.task.abort();
+    }
+
     async fn ended(self) -> Result<(), Error> {
         timeout(PATIENCE, self.task).await.expect("it ends in time").expect("no panic")
     }
@@ -491,13 +500,15 @@ pub(crate) fn unique() -> String {
     uuid::Uuid::new_v4().simple().to_string()[..10].to_owned()
 }
 
+/// The server that the tests share.
+fn server() -> PostgresConfig {
+    from_url(&variable("TAILWATER_TEST_POSTGRES")).expect("a URL")
+}
+
 pub(crate) fn config(pipeline: &str, database: &str) -> Config {
     Config {
         pipeline: pipeline.parse().expect("a name"),
-        postgres: PostgresConfig {
-            database: database.to_owned(),
-            ..from_url(&variable("TAILWATER_TEST_POSTGRES")).expect("a URL")
-        },
+        postgres: PostgresConfig { database: database.to_owned(), ..server() },
         kafka: KafkaConfig::new(kafka()),
         limits: Limits { transaction_bytes: 1 << 20, ..Limits::default() },
         from_now: false,
@@ -512,17 +523,26 @@ pub(crate) async fn connect(config: &PostgresConfig, database: &str) -> Client {
 }
 
 fn admin() -> AdminClient<DefaultClientContext> {
-    ClientConfig::new().set("bootstrap.servers", kafka()).create().expect("a client")
+    admin_of(&kafka())
+}
+
+fn admin_of(brokers: &str) -> AdminClient<DefaultClientContext> {
+    ClientConfig::new().set("bootstrap.servers", brokers).create().expect("a client")
 }
 
 async fn create_topics(topics: &[(&TopicName, i32)]) {
+    create_topics_at(&kafka(), topics).await;
+}
+
+async fn create_topics_at(brokers: &str, topics: &[(&TopicName, i32)]) {
     let new: Vec<_> = topics
         .iter()
         .map(|(name, partitions)| {
             NewTopic::new(name.as_str(), *partitions, TopicReplication::Fixed(1))
         })
         .collect();
-    let made = admin().create_topics(&new, &AdminOptions::new()).await.expect("Kafka answers");
+    let made =
+        admin_of(brokers).create_topics(&new, &AdminOptions::new()).await.expect("Kafka answers");
     made.into_iter().for_each(|made| assert!(made.is_ok(), "{made:?}"));
 }
 
@@ -560,8 +580,14 @@ impl World {
 
     /// A database with a table and an outbox, their publications, and topics for both.
     pub(crate) async fn new() -> Self {
+        Self::on(server()).await
+    }
+
+    /// The same on another server.
+    pub(crate) async fn on(server: PostgresConfig) -> Self {
         let name = format!("cdc_{}", unique());
-        let config = config(&name, &name);
+        let mut config = config(&name, &name);
+        config.postgres = PostgresConfig { database: name.clone(), ..server };
         let root = connect(&config.postgres, "postgres").await;
         root.batch_execute(&format!("CREATE DATABASE {name}")).await.expect("a database");
         let client = connect(&config.postgres, &name).await;
@@ -600,6 +626,16 @@ impl World {
         create_topics(&new).await;
         let registrations = Registrations { topics, ..Registrations::default() };
         Self { config, registrations, client }
+    }
+
+    /// As this one, with its topics on a broker of the test, written to as `kafka` says.
+    async fn moved_to(mut self, broker: &OwnKafka, kafka: KafkaConfig) -> Self {
+        self.config.kafka = kafka;
+        let progress = self.config.pipeline.progress_topic();
+        let names = self.registrations.topics.keys().chain([&progress]);
+        let topics: Vec<_> = names.map(|name| (name, 1)).collect();
+        create_topics_at(&broker.address(), &topics).await;
+        self
     }
 
     pub(crate) fn changes(&self) -> TopicName {
@@ -700,8 +736,12 @@ impl World {
 
     /// Every committed record of a topic, in order.
     pub(crate) fn read_all(topic: &TopicName) -> Vec<Record> {
+        Self::read_all_at(&kafka(), topic)
+    }
+
+    fn read_all_at(brokers: &str, topic: &TopicName) -> Vec<Record> {
         let consumer: BaseConsumer = ClientConfig::new()
-            .set("bootstrap.servers", kafka())
+            .set("bootstrap.servers", brokers)
             .set("group.id", unique())
             .set("isolation.level", "read_committed")
             .set("enable.auto.commit", "false")

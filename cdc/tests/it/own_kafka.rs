@@ -55,6 +55,11 @@ impl OwnKafka {
         own
     }
 
+    /// Where it takes clear text.
+    pub(crate) fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.open)
+    }
+
     /// Starts the process and waits until it takes connections.
     pub(crate) fn resume(&mut self) {
         let log = fs::File::options().create(true).append(true).open(self.folder.join("log"));

@@ -13,13 +13,14 @@ use tailwater_config::postgres::Hosts;
 use tailwater_postgres::Client;
 
 pub(crate) struct OwnPostgres {
+    programs: PathBuf,
     folder: PathBuf,
     pub(crate) port: u16,
     process: Option<Child>,
 }
 
-/// The newest installed server's programs.
-fn programs() -> PathBuf {
+/// The programs of the newest server that the distribution installed.
+fn installed() -> PathBuf {
     let versions = fs::read_dir("/usr/lib/postgresql").expect("Postgres is installed");
     let newest = versions
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok())
@@ -28,14 +29,23 @@ fn programs() -> PathBuf {
     PathBuf::from(format!("/usr/lib/postgresql/{newest}/bin"))
 }
 
+/// The programs of a version that was fetched for the tests.
+fn fetched(major: u32) -> PathBuf {
+    let name = format!("TAILWATER_TEST_POSTGRES_{major}");
+    let part = std::env::var(&name).unwrap_or_else(|_| {
+        panic!("`{name}` names the folder of Postgres {major}; run the tests with `make test`")
+    });
+    PathBuf::from(part).join("bin")
+}
+
 /// Postgres refuses to run as root; then it runs as `postgres`. It dies with the test, whatever ends that.
-fn command(program: &str, folder: &Path) -> Command {
+fn command(program: &Path, folder: &Path) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "QUIT"]);
     if owner().is_some() {
         command.args(["--reuid=postgres", "--regid=postgres", "--init-groups"]);
     }
-    command.arg(programs().join(program)).current_dir(folder);
+    command.arg(program).current_dir(folder);
     command
 }
 
@@ -70,11 +80,20 @@ fn new_folder() -> PathBuf {
 }
 
 impl OwnPostgres {
-    /// A new cluster that is not started.
+    /// A new cluster of the installed version, not started.
     pub(crate) fn new() -> Self {
+        Self::made_by(installed())
+    }
+
+    /// A new cluster of this major version, not started.
+    pub(crate) fn of_version(major: u32) -> Self {
+        Self::made_by(fetched(major))
+    }
+
+    fn made_by(programs: PathBuf) -> Self {
         let folder = new_folder();
         let data = folder.join("data");
-        run(command("initdb", &folder)
+        run(command(&programs.join("initdb"), &folder)
             .args([
                 "-U",
                 "postgres",
@@ -87,7 +106,7 @@ impl OwnPostgres {
                 "-D",
             ])
             .arg(&data));
-        let own = Self { folder, port: free_port(), process: None };
+        let own = Self { programs, folder, port: free_port(), process: None };
         own.set(
             "listen_addresses = '127.0.0.1'
              fsync = off
@@ -98,15 +117,18 @@ impl OwnPostgres {
         own
     }
 
-    /// A standby of this server, not started.
+    /// A standby of this server, which must not be running, and does not run itself.
     pub(crate) fn standby(&self) -> Self {
+        assert!(self.process.is_none(), "a running server's files are no copy of it");
         let folder = new_folder();
-        let source = format!("host=127.0.0.1 port={} user=postgres", self.port);
-        run(command("pg_basebackup", &folder)
-            .args(["-R", "-X", "stream", "--checkpoint=fast", "--no-sync", "-d", &source, "-D"])
-            .arg(folder.join("data")));
-        let own = Self { folder, port: free_port(), process: None };
-        own.set("hot_standby = on");
+        run(Command::new("cp").arg("-a").arg(self.data()).arg(&folder));
+        let own =
+            Self { programs: self.programs.clone(), folder, port: free_port(), process: None };
+        own.write("standby.signal", "");
+        own.set(&format!(
+            "primary_conninfo = 'host=127.0.0.1 port={} user=postgres dbname=postgres'",
+            self.port
+        ));
         own
     }
 
@@ -143,7 +165,7 @@ impl OwnPostgres {
     pub(crate) fn start(&mut self) {
         let log = fs::File::options().create(true).append(true).open(self.folder.join("log"));
         let log = log.expect("a log");
-        let child = command("postgres", &self.folder)
+        let child = command(&self.programs.join("postgres"), &self.folder)
             .arg("-D")
             .arg(self.data())
             .stdout(Stdio::null())
@@ -152,7 +174,7 @@ impl OwnPostgres {
         self.process = Some(child.expect("Postgres starts"));
         let began = Instant::now();
         loop {
-            let ready = command("pg_isready", &self.folder)
+            let ready = command(&installed().join("pg_isready"), &self.folder)
                 .args(["-q", "-h"])
                 .arg(&self.folder)
                 .args(["-p", &self.port.to_string()])
@@ -167,21 +189,35 @@ impl OwnPostgres {
 
     /// Ends it as if the power went.
     pub(crate) fn crash(&mut self) {
+        self.end(Signal::SIGQUIT);
+    }
+
+    /// Ends it as an administrator does, and says how long that took: sessions are cut off, readers of the WAL are given
+    /// time to take the last of it.
+    pub(crate) fn shut_down(&mut self) -> Duration {
+        let began = Instant::now();
+        self.end(Signal::SIGINT);
+        began.elapsed()
+    }
+
+    fn end(&mut self, how: Signal) {
         if let Some(mut process) = self.process.take() {
             // The process is our child and not yet waited for, so its id is nobody else's.
-            let _ = kill(Pid::from_raw(process.id() as i32), Signal::SIGQUIT);
+            let _ = kill(Pid::from_raw(process.id() as i32), how);
             let _ = process.wait();
         }
     }
 
     /// Makes a standby the primary.
     pub(crate) fn promote(&self) {
-        run(command("pg_ctl", &self.folder).args(["promote", "-w", "-D"]).arg(self.data()));
+        run(command(&self.programs.join("pg_ctl"), &self.folder)
+            .args(["promote", "-w", "-D"])
+            .arg(self.data()));
     }
 
     /// Takes changed settings and files.
     pub(crate) async fn reload(&self) {
-        self.sql("SELECT pg_reload_conf()").await;
+        self.ask("SELECT pg_reload_conf()");
         // The postmaster is told by a signal.
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
@@ -195,6 +231,19 @@ impl OwnPostgres {
 
     pub(crate) async fn sql(&self, statements: &str) {
         self.client().await.batch_execute(statements).await.expect("valid SQL");
+    }
+
+    /// One statement and its answer, also from a standby, to which the product does not talk.
+    pub(crate) fn ask(&self, statement: &str) -> String {
+        let output = command(&installed().join("psql"), &self.folder)
+            .args(["-XAtq", "-U", "postgres", "-h"])
+            .arg(&self.folder)
+            .args(["-p", &self.port.to_string(), "-c", statement])
+            .output()
+            .expect("psql starts");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "`{statement}`: {said}");
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
     }
 
     /// The folder of its Unix socket.

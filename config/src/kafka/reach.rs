@@ -18,6 +18,9 @@ const LISTEN: Duration = Duration::from_secs(5);
 /// How long one question waits before we listen again.
 const SLICE: Duration = Duration::from_millis(250);
 
+/// How long to take what has arrived. Without a time it would be one event, and the reason may stand behind others.
+const EVENTS: Duration = Duration::from_millis(20);
+
 /// Why brokers will not have us; waiting does not mend it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("Kafka at {brokers} cannot be used: {reason}; {remedy}")]
@@ -40,7 +43,7 @@ pub fn refusal(config: &ClientConfig) -> KafkaResult<Option<Refusal>> {
     let began = Instant::now();
     loop {
         let answer = client.client().fetch_metadata(None, SLICE);
-        client.poll(Duration::ZERO);
+        client.poll(EVENTS);
         if let Some((code, reason)) = client.context().take() {
             let brokers = config.get("bootstrap.servers").unwrap_or_default().to_owned();
             return Ok(Some(Refusal { brokers, remedy: remedy(code, &reason), reason }));

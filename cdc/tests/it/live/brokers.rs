@@ -9,6 +9,7 @@ use tailwater_config::KafkaConfig;
 use tailwater_config::kafka::{KafkaTls, Mechanism, Sasl, refusal};
 use tailwater_runtime::Secret;
 
+use super::{PATIENCE, World};
 use crate::certificates::{Authority, Files};
 use crate::own_kafka::{OwnKafka, PASSWORD, USER};
 
@@ -58,4 +59,14 @@ async fn brokers_that_encrypt_and_ask_who_we_are_are_written_to_and_refusals_are
         assert!(said.contains(remedy) && said.contains(&config.brokers), "{what}: {said}");
         assert!(!said.contains(PASSWORD), "{what}: {said}");
     }
+
+    let world = World::new().await.moved_to(&broker, secure(Mechanism::ScramSha512)).await;
+    let reader = world.start_reader().await;
+    world.sql("INSERT INTO item SELECT g, 'sealed' FROM generate_series(1, 100) g").await;
+    let began = Instant::now();
+    while World::read_all_at(&broker.address(), &world.changes()).len() < 100 {
+        assert!(began.elapsed() < PATIENCE, "rows do not arrive over an encrypted connection");
+    }
+    reader.stop().await.expect("it drains");
+    world.drop().await;
 }

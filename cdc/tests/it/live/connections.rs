@@ -313,8 +313,8 @@ async fn what_keeps_a_session_out_is_named_with_the_remedy() {
 #[tokio::test]
 async fn the_first_host_that_answers_and_takes_writes_is_used() {
     let mut primary = OwnPostgres::new();
-    primary.start();
     let mut standby = primary.standby();
+    primary.start();
     standby.start();
     let config = |hosts: &[u16]| {
         let hosts: Vec<String> = hosts.iter().map(|port| format!("127.0.0.1:{port}")).collect();

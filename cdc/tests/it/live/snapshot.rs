@@ -54,7 +54,7 @@ async fn table(world: &World, from: &str, key: &str) -> Fold {
     rows.iter().map(row).collect()
 }
 
-fn assert_dense(mut seqs: Vec<u64>, what: &str) {
+pub(super) fn assert_dense(mut seqs: Vec<u64>, what: &str) {
     seqs.sort_unstable();
     let first = (1_u64 << 44) + 1;
     let hole = seqs.iter().zip(first..).find(|(seq, expected)| **seq != *expected);
