@@ -7,6 +7,7 @@
 
 pub mod kafka;
 pub mod memory;
+mod push;
 
 use rdkafka::error::KafkaError;
 use tailwater_runtime::ErrorClass;
