@@ -249,8 +249,26 @@ const ESCAPE: [u8; 256] = {
 };
 
 fn quoted(text: &[u8], out: &mut Vec<u8>) {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
     out.push(b'"');
+    if is_plain(text) {
+        out.extend_from_slice(text);
+    } else {
+        escaped(text, out);
+    }
+    out.push(b'"');
+}
+
+/// Whether no byte stands behind a backslash in JSON. Nearly always so, and found in blocks that fill a register.
+#[expect(clippy::needless_bitwise_bool, reason = "without branches a block is compared at once")]
+fn is_plain(text: &[u8]) -> bool {
+    let plain = |byte: &u8| (*byte >= 0x20) & (*byte != b'"') & (*byte != b'\\');
+    let (blocks, rest) = text.as_chunks::<16>();
+    blocks.iter().all(|block| block.iter().fold(true, |all, byte| all & plain(byte)))
+        && rest.iter().all(plain)
+}
+
+fn escaped(text: &[u8], out: &mut Vec<u8>) {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
     let mut start = 0;
     for (at, byte) in text.iter().enumerate() {
         let escape = ESCAPE[usize::from(*byte)];
@@ -267,7 +285,6 @@ fn quoted(text: &[u8], out: &mut Vec<u8>) {
         }
     }
     out.extend_from_slice(&text[start..]);
-    out.push(b'"');
 }
 
 #[cfg(test)]

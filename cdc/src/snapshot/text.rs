@@ -1,5 +1,7 @@
 //! A line of COPY's text format as the cells of a row.
 
+use memchr::memchr;
+
 /// A line that is not the row it should be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadLine {
@@ -21,10 +23,12 @@ pub enum BadLine {
 /// A tab or line feed that belongs to a value comes escaped, so a bare tab always ends a cell.
 pub(crate) fn cells(line: &[u8], columns: usize, out: &mut Vec<u8>) -> Result<(), BadLine> {
     let line = line.strip_suffix(b"\n").unwrap_or(line);
+    // Nulls have a backslash too. Most lines have none, and then no cell needs a look.
+    let is_escaped = memchr(b'\\', line).is_some();
     let mut rest = (columns > 0 || !line.is_empty()).then_some(line);
     let mut found = 0;
     while let Some(line) = rest {
-        let cell = match line.iter().position(|byte| *byte == b'\t') {
+        let cell = match memchr(b'\t', line) {
             Some(end) => {
                 rest = Some(&line[end + 1..]);
                 &line[..end]
@@ -35,11 +39,16 @@ pub(crate) fn cells(line: &[u8], columns: usize, out: &mut Vec<u8>) -> Result<()
             }
         };
         found += 1;
-        if cell == b"\\N" {
+        if is_escaped && cell == b"\\N" {
             out.push(b'n');
             continue;
         }
         out.push(b't');
+        if !is_escaped {
+            out.extend_from_slice(&(cell.len() as u32).to_be_bytes());
+            out.extend_from_slice(cell);
+            continue;
+        }
         let at = out.len();
         out.extend_from_slice(&[0; 4]);
         unescape(cell, out)?;
@@ -51,7 +60,7 @@ pub(crate) fn cells(line: &[u8], columns: usize, out: &mut Vec<u8>) -> Result<()
 
 /// What `COPY TO` escapes: the control characters that have a letter, and the backslash itself.
 fn unescape(mut cell: &[u8], out: &mut Vec<u8>) -> Result<(), BadLine> {
-    while let Some(at) = cell.iter().position(|byte| *byte == b'\\') {
+    while let Some(at) = memchr(b'\\', cell) {
         out.extend_from_slice(&cell[..at]);
         let escaped = cell.get(at + 1).ok_or(BadLine::Escape)?;
         out.push(match escaped {
