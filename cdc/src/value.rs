@@ -99,12 +99,14 @@ pub fn write(form: Form, text: &[u8], out: &mut Vec<u8>) -> Result<(), BadText> 
         Form::Json => json(text, out),
         Form::Bytea => bytea(text, out),
         Form::Timestamp => {
+            check_time(text)?;
             out.push(b'"');
             timestamp(text, b"", out);
             out.push(b'"');
             Ok(())
         }
         Form::TimestampTz => {
+            check_time(text)?;
             out.push(b'"');
             timestamptz(text, out);
             out.push(b'"');
@@ -157,14 +159,36 @@ pub fn number(mut number: u64, out: &mut Vec<u8>) {
     out.extend_from_slice(&digits[at..]);
 }
 
-/// Numbers go out as they came, after a look that they are nothing else.
+/// Numbers go out as they came, after a look that they are numbers to JSON too.
 fn digits(text: &[u8], out: &mut Vec<u8>) -> Result<(), BadText> {
-    let is_number = |byte: &u8| matches!(byte, b'0'..=b'9' | b'-' | b'+' | b'.' | b'e');
-    if text.is_empty() || !text.iter().all(is_number) {
+    let unsigned = text.strip_prefix(b"-").unwrap_or(text);
+    let has_zeros = matches!(unsigned, [b'0', b'0'..=b'9', ..]);
+    let mut rest = after_digits(unsigned)?;
+    if let [b'.', fraction @ ..] = rest {
+        rest = after_digits(fraction)?;
+    }
+    if let [b'e', b'+' | b'-', exponent @ ..] | [b'e', exponent @ ..] = rest {
+        rest = after_digits(exponent)?;
+    }
+    if has_zeros || !rest.is_empty() {
         return Err(BadText::NotItsType);
     }
     out.extend_from_slice(text);
     Ok(())
+}
+
+/// What follows one digit or more.
+fn after_digits(text: &[u8]) -> Result<&[u8], BadText> {
+    match text.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(text.len()) {
+        0 => Err(BadText::NotItsType),
+        end => Ok(&text[end..]),
+    }
+}
+
+/// Nothing that would have to be escaped.
+fn check_time(text: &[u8]) -> Result<(), BadText> {
+    let is_time = |byte: &u8| byte.is_ascii_alphanumeric() || b" -:.+".contains(byte);
+    if text.iter().all(is_time) { Ok(()) } else { Err(BadText::NotItsType) }
 }
 
 fn timestamp(text: &[u8], zone: &[u8], out: &mut Vec<u8>) {
@@ -305,6 +329,13 @@ mod tests {
             (Form::Number, "-42", Some("-42")),
             (Form::Number, "4x", None),
             (Form::Number, "", None),
+            (Form::Number, "1-2", None),
+            (Form::Number, "-", None),
+            (Form::Number, "007", None),
+            (Form::Float, "1.5e-07", Some("1.5e-07")),
+            (Form::Float, "1.", None),
+            (Form::Float, "e5", None),
+            (Form::Timestamp, "2024-01-01\" 00:00", None),
             (Form::Float, "1e+20", Some("1e+20")),
             (Form::Float, "NaN", Some(r#""NaN""#)),
             (Form::Float, "-Infinity", Some(r#""-Infinity""#)),

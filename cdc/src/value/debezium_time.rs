@@ -79,7 +79,7 @@ pub(super) fn interval(text: &[u8]) -> Option<i128> {
 fn parts(text: &str) -> impl Iterator<Item = (&str, char)> {
     text.split_inclusive(|letter: char| letter.is_ascii_alphabetic()).filter_map(|part| {
         let unit = part.chars().next_back()?;
-        Some((&part[..part.len() - 1], unit))
+        Some((&part[..part.len() - unit.len_utf8()], unit))
     })
 }
 
@@ -111,6 +111,7 @@ pub(super) fn timestamp_tz(text: &[u8], digits: usize, out: &mut Vec<u8>) -> Opt
     let (moment, is_before_christ) = era(text);
     let (date, time) = moment.strip_suffix("+00")?.split_once(' ')?;
     let date = civil(date, is_before_christ)?;
+    clock(time)?;
     let (time, fraction) = time.split_once('.').unwrap_or((time, ""));
     let year = match date.year {
         year @ 10_000.. => format!("+{year}"),
@@ -155,8 +156,9 @@ fn era(text: &str) -> (&str, bool) {
 fn civil(text: &str, is_before_christ: bool) -> Option<Civil> {
     let mut parts = text.split('-').map(|part| part.parse::<i64>().ok());
     let (year, month, day) = (parts.next()??, parts.next()??, parts.next()??);
+    let is_date = (0..10_000_000).contains(&year) && (1..=12).contains(&month);
     let year = if is_before_christ { 1 - year } else { year };
-    Some(Civil { year, month, day })
+    (is_date && (1..=31).contains(&day)).then_some(Civil { year, month, day })
 }
 
 /// Microseconds of `hh`, `hh:mm`, `hh:mm:ss` or `hh:mm:ss.ffffff`.
@@ -164,7 +166,14 @@ fn clock(text: &str) -> Option<i64> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     let mut seconds = 0;
     for (part, unit) in whole.split(':').zip([3600, 60, 1]) {
+        // More than two digits are no part of a time.
+        if part.len() > 2 {
+            return None;
+        }
         seconds += part.parse::<i64>().ok()? * unit;
+    }
+    if fraction.len() > 6 || !fraction.bytes().all(|digit| digit.is_ascii_digit()) {
+        return None;
     }
     let micros: i64 = format!("{fraction:0<6}").parse().ok()?;
     Some(seconds * 1_000_000 + micros)
