@@ -524,6 +524,7 @@ fn registrations() -> Registrations {
         },
         key_columns: key.iter().map(|column| (*column).to_owned()).collect(),
         standing: Standing::Active,
+        reread: None,
     };
     let table = "inventory.stock".parse().expect("valid");
     let outbox =

@@ -565,7 +565,7 @@ fn registration(
         declared_at: None,
     };
     let key_columns = key.iter().map(|column| (*column).to_owned()).collect();
-    (name, TopicRegistration { spec, key_columns, standing: Standing::Active })
+    (name, TopicRegistration { spec, key_columns, standing: Standing::Active, reread: None })
 }
 
 impl World {

@@ -111,8 +111,12 @@ pub(crate) fn registrations() -> Registrations {
         mask: std::collections::BTreeMap::new(),
         declared_at: None,
     };
-    let topic =
-        TopicRegistration { spec, key_columns: vec!["id".to_owned()], standing: Standing::Active };
+    let topic = TopicRegistration {
+        spec,
+        key_columns: vec!["id".to_owned()],
+        standing: Standing::Active,
+        reread: None,
+    };
     Registrations { topics: BTreeMap::from([(name, topic)]), ..Registrations::default() }
 }
 

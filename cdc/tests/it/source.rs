@@ -122,7 +122,8 @@ impl Source {
         };
         touch(&mut spec);
         let key_columns = key.iter().map(|column| (*column).to_owned()).collect();
-        let topic = TopicRegistration { spec, key_columns, standing: Standing::Active };
+        let topic =
+            TopicRegistration { spec, key_columns, standing: Standing::Active, reread: None };
         self.registrations.topics.insert(topic.spec.name.clone(), topic);
     }
 

@@ -118,7 +118,7 @@ async fn list(cx: &Context) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn topic(TopicRegistration { spec, key_columns, standing }: &TopicRegistration) -> Topic {
+fn topic(TopicRegistration { spec, key_columns, standing, .. }: &TopicRegistration) -> Topic {
     let source = match &spec.from {
         From::Table(table) => format!("table {table}"),
         From::Outbox { aggregate, table } => format!("outbox {table}, aggregate {aggregate}"),

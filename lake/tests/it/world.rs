@@ -116,7 +116,10 @@ impl World {
                 declared_at: None,
             };
             let key_columns = key.iter().map(|column| (*column).to_owned()).collect();
-            (topic, TopicRegistration { spec, key_columns, standing: Standing::Active })
+            (
+                topic,
+                TopicRegistration { spec, key_columns, standing: Standing::Active, reread: None },
+            )
         };
         let mut registered = BTreeMap::new();
         let mut topics = BTreeMap::new();

@@ -276,6 +276,7 @@ search: { alias: stock, mapping: m.json }
                 spec,
                 key_columns: vec!["id".into()],
                 standing: Standing::Active,
+                reread: None,
             }));
         }
         for spec in catalog.sinks {

@@ -32,7 +32,7 @@ pub use mask::{Mask, NotAMask};
 pub use name::{PipelineName, SinkName, TableName, TopicName};
 pub use position::{NotAPosition, Position};
 pub use registration::{
-    Origin, Registration, Registrations, SinkRegistration, Standing, TopicRegistration,
+    Origin, Registration, Registrations, Reread, SinkRegistration, Standing, TopicRegistration,
 };
 pub use seq::Seq;
 pub use spec::{

@@ -61,6 +61,19 @@ pub struct TopicRegistration {
     /// What was decided about it.
     #[serde(default, skip_serializing_if = "Standing::is_active")]
     pub standing: Standing,
+    /// That the rows of its table be read once more. Stays after it was done: the reader's progress says which request
+    /// was the last that it answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reread: Option<Reread>,
+}
+
+/// A request to read the rows of a table once more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reread {
+    /// When it was made, in milliseconds since 1970. Of two requests for a topic the second has the later time.
+    pub asked_ms: i64,
+    /// Why, in the words of whoever asked.
+    pub reason: String,
 }
 
 /// A sink that a worker runs.
@@ -224,7 +237,7 @@ mod tests {
             mask: BTreeMap::new(),
             declared_at: None,
         };
-        TopicRegistration { spec, key_columns: vec!["id".into()], standing }
+        TopicRegistration { spec, key_columns: vec!["id".into()], standing, reread: None }
     }
 
     fn registered(topics: &[(&str, Standing)], standing: Standing) -> Registrations {

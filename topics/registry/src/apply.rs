@@ -145,6 +145,9 @@ impl Registry {
                 self.register(Registration::Sink(sink)).await?;
             }
             Change::SetStanding(registration) => self.register(registration.clone()).await?,
+            Change::RereadTable(topic) => {
+                self.register(Registration::Topic(topic.clone())).await?;
+            }
             Change::UnpublishTables { name, tables } => {
                 self.database.unpublish(name, tables).await?;
             }

@@ -77,6 +77,8 @@ pub enum Change {
     },
     /// Pauses, resumes or removes what is registered.
     SetStanding(Registration),
+    /// Asks the reader to read the table of a topic once more.
+    RereadTable(TopicRegistration),
     /// Takes tables out of a publication.
     UnpublishTables {
         /// The publication.
@@ -174,6 +176,14 @@ impl fmt::Display for Change {
                     Standing::Paused => write!(f, "~ {kind} {name}: pause"),
                     Standing::Removed => write!(f, "- {kind} {name}: remove"),
                 }
+            }
+            Self::RereadTable(topic) => {
+                write!(
+                    f,
+                    "~ topic {}: read {} once more",
+                    topic.spec.name,
+                    source(&topic.spec.from)
+                )
             }
             Self::UnpublishTables { name, tables } => {
                 write!(f, "~ publication {name}: take out {}", listed(tables))

@@ -19,6 +19,7 @@ mod change; // what can be done to it
 mod refusal; // why something declared cannot work
 pub mod plan; // declared against observed
 pub mod removal; // pausing, resuming and removing what is registered
+pub mod reread; // asking the reader to read tables once more
 pub mod broker; // Kafka topics
 pub mod database; // Postgres tables and publications
 pub mod destinations; // bucket and index, through the sinks' own crates

@@ -178,7 +178,8 @@ impl Planner<'_> {
         let Some(key_columns) = self.key_columns(spec) else { return };
         let standing = stored.map(|stored| stored.standing).unwrap_or_default();
         let spec_stored = undeclared(spec.clone());
-        let registration = TopicRegistration { spec: spec_stored, key_columns, standing };
+        let reread = stored.and_then(|stored| stored.reread.clone());
+        let registration = TopicRegistration { spec: spec_stored, key_columns, standing, reread };
         match stored {
             Some(stored) if *stored == registration => {}
             Some(stored) if stored.spec.from != spec.from => {
@@ -791,7 +792,7 @@ search: { alias: stock, mapping: m.json }
                     .sinks
                     .insert(name, SinkRegistration { spec, origins, standing });
             }
-            Change::SetStanding(Registration::Topic(topic)) => {
+            Change::SetStanding(Registration::Topic(topic)) | Change::RereadTable(topic) => {
                 world.registrations.topics.insert(topic.spec.name.clone(), topic);
             }
             Change::SetStanding(Registration::Sink(sink)) => {
