@@ -110,12 +110,13 @@ pub struct Cost {
     pub budget: Option<u64>,
 }
 
-/// Asks what the slot costs; `None` when there is none.
+/// Asks what the slot costs; `None` when there is none. Not `greatest(0, safe_wal_size)`, which passes over nulls: without a
+/// limit it says 0.
 pub async fn cost(connection: &mut Connection, slot: &str) -> Result<Option<Cost>, Error> {
     let sql = format!(
         "SELECT greatest(0, pg_catalog.pg_wal_lsn_diff(CASE WHEN pg_catalog.pg_is_in_recovery() \
          THEN pg_catalog.pg_last_wal_replay_lsn() ELSE pg_catalog.pg_current_wal_lsn() END, restart_lsn))::bigint, \
-         greatest(0, safe_wal_size) \
+         CASE WHEN safe_wal_size < 0 THEN 0 ELSE safe_wal_size END \
          FROM pg_catalog.pg_replication_slots WHERE slot_name = {}",
         quote_literal(slot)
     );
