@@ -24,6 +24,8 @@ use crate::pgoutput::{DecodeError, Message, Old, RelationMessage, Tuple, decode,
 pub use crate::route::SourceName;
 use crate::route::{Route, RouteError, Routes, TableRoute};
 
+mod vanished;
+
 /// Where a reader stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Resume {

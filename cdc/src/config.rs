@@ -40,6 +40,9 @@ pub struct Limits {
     pub queue_bytes: usize,
     /// How many ranges of tables are read at once while existing rows are copied; each takes a connection.
     pub copy_workers: usize,
+    /// How many keys of a topic are held at once while those are looked for that have gone from its table, at about 40
+    /// bytes each. When there are more, the topic is read more than once.
+    pub copy_keys: usize,
     /// Milliseconds to wait for a slot that another connection holds. Should exceed `wal_sender_timeout`,
     /// after which the server drops a reader that no longer answers.
     pub slot_wait_ms: u64,
@@ -55,6 +58,7 @@ impl Default for Limits {
             transaction_delay_ms: 200,
             queue_bytes: 8 << 20,
             copy_workers: 4,
+            copy_keys: 1 << 20,
             slot_wait_ms: 90_000,
             heartbeat: Duration::from_secs(60),
         }

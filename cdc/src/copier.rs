@@ -1,13 +1,14 @@
 //! Which tables a session copies, and the tasks that do it.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use tailwater_topics_contract::{Registrations, TableName};
 use tokio::task::JoinHandle;
 
 use crate::config::Config;
-use crate::copies::Copies;
+use crate::copies::{Copies, Due};
 use crate::error::Error;
+use crate::publish::past::KafkaPast;
 use crate::snapshot::{self, Order, Taken, until_published};
 use crate::stream::{Input, Sender, queue};
 
@@ -19,11 +20,22 @@ pub(crate) struct Copier {
     queue: Sender,
     /// As progress said when the session began.
     copied: Copies,
-    /// Being copied, or done in this session.
-    begun: BTreeSet<TableName>,
+    /// Being copied, or done in this session, and the request that this answers.
+    begun: BTreeMap<TableName, i64>,
     /// Waiting for a copy.
     wanted: Vec<TableName>,
     running: Option<Task>,
+}
+
+/// What a reader has to copy, and what it leaves out: with `--from-now` the rows of tables that are new to it and that
+/// nobody asked for.
+pub(crate) fn wanted(
+    config: &Config,
+    copied: &Copies,
+    registered: &Registrations,
+) -> (Vec<Due>, Vec<Due>) {
+    let is_wanted = |due: &Due| !(config.from_now && due.is_first && due.asked_ms == 0);
+    copied.due(registered).into_iter().partition(is_wanted)
 }
 
 impl Copier {
@@ -32,7 +44,7 @@ impl Copier {
             config: config.clone(),
             queue,
             copied,
-            begun: BTreeSet::new(),
+            begun: BTreeMap::new(),
             wanted: Vec::new(),
             running: None,
         }
@@ -40,24 +52,26 @@ impl Copier {
 
     /// Notes which tables have yet to be copied.
     pub(crate) fn on_registrations(&mut self, registered: &Registrations) {
-        self.copied.retain(registered);
-        let missing = self.copied.missing(registered);
+        self.copied.on_registrations(registered);
+        let due = self.copied.due(registered);
         // What no topic takes any more must be copied again should one come back.
-        self.begun.retain(|table| missing.contains(table));
-        if !self.config.from_now {
-            self.wanted = missing;
-            self.wanted.retain(|table| !self.begun.contains(table));
-        }
+        self.begun.retain(|table, _| due.iter().any(|due| due.table == *table));
+        let waits =
+            |due: &Due| self.begun.get(&due.table).is_none_or(|begun| *begun < due.asked_ms);
+        let (wanted, _) = wanted(&self.config, &self.copied, registered);
+        self.wanted = wanted.into_iter().filter(waits).map(|due| due.table).collect();
     }
 
     /// Copies what a snapshot holds.
     pub(crate) fn begin(&mut self, taken: Taken) {
-        self.begun.extend(taken.tables.iter().map(|table| table.name()));
+        let begun = taken.tables.iter().map(|table| (table.name(), table.due.asked_ms));
+        self.begun.extend(begun);
         if taken.tables.is_empty() {
             return;
         }
         let (sender, receiver) = queue(self.config.limits.queue_bytes);
-        self.queue.push(Input::Copy(Box::new(Order::new(&taken, receiver))));
+        let past = Box::new(KafkaPast::new(&self.config.kafka));
+        self.queue.push(Input::Copy(Box::new(Order::new(&taken, receiver, past))));
         self.running = Some(tokio::spawn(taken.copy(self.config.clone(), sender)));
     }
 

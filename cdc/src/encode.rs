@@ -18,6 +18,7 @@ use crate::value::{self, BadText, Form};
 
 /// The envelope of Debezium (pure).
 pub(crate) mod debezium;
+mod vanished;
 
 /// What stands in a change beside its rows.
 #[derive(Clone, Copy, Debug)]

@@ -1,14 +1,14 @@
-//! The very first start.
+//! The very first start, and the one after a resync.
 //!
 //! It announces itself in progress before it makes the slot. So a slot without progress is never ours, and a start
 //! that dies in between is taken up again: its slot has given nothing out, and is made anew.
 
 use tailwater_runtime::clock;
-use tailwater_topics_contract::{Registrations, TableName};
+use tailwater_topics_contract::Registrations;
 use tokio::task::spawn_blocking;
 
 use crate::config::Config;
-use crate::copies::{Copies, Existing};
+use crate::copier::wanted;
 use crate::error::Error;
 use crate::progress::Record;
 use crate::publish::Publisher;
@@ -44,7 +44,8 @@ impl First<'_> {
         publisher: Kafka,
     ) -> Result<Begun, Error> {
         let Self { config, slot, .. } = self;
-        let leaves_events = config.from_now || config.events_from_now;
+        // Of a resync it was said when it was asked for that events are not read anew.
+        let leaves_events = config.from_now || config.events_from_now || self.announced.is_resync();
         let outboxes = if leaves_events { &[] } else { self.outboxes };
         // Before anything is made, so that the usual refusal leaves no trace.
         if let Some(table) = slot::first_filled(connection, outboxes).await? {
@@ -56,7 +57,7 @@ impl First<'_> {
             slot::drop(connection, slot).await?;
         }
         tracing::info!(slot, "creating the slot; it waits for running transactions");
-        let tables = Copies::default().missing(self.registered);
+        let (due, left_out) = wanted(config, &announced.tables, self.registered);
         let (begins, exported) = slot::create(connection, slot).await?;
         let mut keeper = Keeper::import(config, &exported).await?;
         // Once more, in the very snapshot at which the slot begins.
@@ -64,25 +65,16 @@ impl First<'_> {
             slot::drop(connection, slot).await?;
             return Err(Stop::EventsExist { table }.into());
         }
-        let taken = if config.from_now {
+        let taken = if due.is_empty() {
             None
         } else {
-            Some(Taken::of(config, begins, keeper, &tables).await?)
+            Some(Taken::of(config, begins, keeper, &due).await?)
         };
         let mut record = Record { position: begins, at_ms: clock::now_ms(), ..announced };
-        if config.from_now {
-            left_out(&mut record, tables);
-        }
+        record.tables.leave_out(left_out);
         let publisher = write(publisher, &record).await?;
         tracing::info!(slot, position = %begins, "first start");
         Ok(Begun { publisher, record, taken })
-    }
-}
-
-/// Notes that the rows of these tables stay out of Kafka.
-pub(crate) fn left_out(record: &mut Record, tables: Vec<TableName>) {
-    for table in tables {
-        record.tables.insert(table, Existing::LeftOut);
     }
 }
 

@@ -18,6 +18,8 @@ pub mod config;
 pub mod preflight;
 /// The slot: found, created, looked at.
 pub mod slot;
+/// How long the WAL that it may keep will last (pure).
+pub mod budget;
 /// Whether the reader may begin, decided from facts (pure).
 pub mod start;
 /// The replication connection: frames in, status out.
@@ -50,10 +52,14 @@ pub mod copies;
 pub mod snapshot;
 /// From stream and copies to the log.
 pub mod pipeline;
+/// What is there before a session begins.
+mod found;
 /// The very first start.
 mod first;
 /// Which copies a session makes.
 mod copier;
+/// What people can do when the reader must not go on.
+pub mod repair;
 /// An eye on the server, beside the stream.
 mod watch;
 /// One session after the other.

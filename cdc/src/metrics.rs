@@ -30,10 +30,14 @@ pub const SESSIONS: &str = "tailwater_cdc_sessions_total";
 pub const RETAINED_BYTES: &str = "tailwater_cdc_slot_retained_bytes";
 /// WAL until the slot is lost.
 pub const BUDGET_BYTES: &str = "tailwater_cdc_slot_budget_bytes";
+/// Time until the slot is lost.
+pub const BUDGET_SECONDS: &str = "tailwater_cdc_slot_budget_seconds";
 /// Rows of first copies.
 pub const COPIED_ROWS: &str = "tailwater_cdc_copied_rows_total";
 /// Their bytes.
 pub const COPIED_BYTES: &str = "tailwater_cdc_copied_bytes_total";
+/// Keys deleted at the end of a copy.
+pub const VANISHED_KEYS: &str = "tailwater_cdc_vanished_keys_total";
 /// Tables of the running copy that are not finished.
 pub const COPY_TABLES_LEFT: &str = "tailwater_cdc_copy_tables_left";
 /// Their bytes in the database.
@@ -71,8 +75,18 @@ pub const ALL: &[Metric] = &[
         &[],
         "WAL that may still be written before Postgres gives the slot up; absent without `max_slot_wal_keep_size`",
     ),
+    Metric::gauge(
+        BUDGET_SECONDS,
+        &[],
+        "time until the slot is given up at the pace of the last five minutes; `+Inf` while its budget does not shrink, absent without `max_slot_wal_keep_size`",
+    ),
     Metric::counter(COPIED_ROWS, &[], "rows that tables held before their changes were captured"),
     Metric::counter(COPIED_BYTES, &[], "bytes of their keys and values"),
+    Metric::counter(
+        VANISHED_KEYS,
+        &[],
+        "keys that a topic still held and its table did not when it was read again, and that were deleted",
+    ),
     Metric::gauge(
         COPY_TABLES_LEFT,
         &[],

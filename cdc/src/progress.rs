@@ -28,6 +28,7 @@ use crate::capture::Resume;
 use crate::config::Config;
 use crate::copies::{Copies, Existing};
 use crate::publish;
+use crate::repair::Repair;
 use crate::snapshot::Copying;
 
 /// The key of the progress record.
@@ -35,6 +36,9 @@ pub const KEY: &[u8] = b"progress";
 
 /// The only version of the record so far.
 const VERSION: u32 = 1;
+
+/// How many repairs are remembered.
+pub const REPAIRS_MAX: usize = 16;
 
 /// Next offsets per partition of each topic, as far as deliveries have told; -1 is unknown.
 pub type Ends = BTreeMap<TopicName, Vec<i64>>;
@@ -70,6 +74,9 @@ pub struct Record {
     /// The copy that is being made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub copying: Option<Copying>,
+    /// What people have done to bring the pipeline back, oldest first; the last [`REPAIRS_MAX`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub repairs: Vec<Repair>,
     /// When this was written, in milliseconds since 1970.
     pub at_ms: i64,
 }
@@ -121,8 +128,20 @@ impl Record {
             ends: Ends::new(),
             tables: Copies::default(),
             copying: None,
+            repairs: Vec::new(),
             at_ms: 0,
         }
+    }
+
+    /// Whether everything before the position is in Kafka: no table is being copied, and none is in doubt.
+    pub fn is_settled(&self) -> bool {
+        let is_doubtful = |known: &Existing| *known == Existing::Doubtful;
+        self.copying.is_none() && !self.tables.iter().any(|(_, known)| is_doubtful(known))
+    }
+
+    /// Whether this announces that everything is read anew, by a first start after others.
+    pub fn is_resync(&self) -> bool {
+        self.position == Lsn::ZERO && !self.repairs.is_empty()
     }
 
     /// The bytes stored.
@@ -296,7 +315,7 @@ impl Progress {
 
     /// Topics were registered or removed.
     pub fn on_registrations(&mut self, registered: &Registrations) {
-        self.tables.retain(registered);
+        self.tables.on_registrations(registered);
     }
 
     /// The copy that is being made.

@@ -7,6 +7,8 @@
 
 pub mod kafka;
 pub mod memory;
+/// What stands in topics already.
+pub mod past;
 mod push;
 
 use rdkafka::error::KafkaError;

@@ -15,28 +15,28 @@ use std::time::{Duration, Instant};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tailwater_runtime::{Backoff, Classify, ErrorClass, Health, clock};
-use tailwater_topics_contract::{Registrations, TopicName};
+use tailwater_topics_contract::Registrations;
 use tokio::sync::{oneshot, watch};
-use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::capture::{self, Capture, SourceName};
 use crate::config::Config;
-use crate::copier::Copier;
+use crate::copier::{Copier, wanted};
 use crate::error::Error;
-use crate::first::{self, First};
+use crate::first::First;
+use crate::found::{self, blocking};
 use crate::mask::MaskKey;
 use crate::outbox::OutboxError;
 use crate::pipeline::Pipeline;
 use crate::preflight::{self, Declared, Finding, Severity};
 use crate::progress::{Progress, Record};
 use crate::publish::Publisher;
-use crate::publish::kafka::{self, End, Kafka};
+use crate::publish::kafka::{self, Kafka};
 use crate::route::RouteError;
 use crate::slot::{self, Server};
 use crate::snapshot::Taken;
-use crate::start::{self, Ours, Start, Stop};
+use crate::start::{Start, Stop};
 use crate::stream::{
     Connection, Feed, Input, Mode, Receiver, Sender, Timing, queue, quote_identifier, quote_literal,
 };
@@ -77,7 +77,7 @@ pub async fn run(
     let (told, going_down) = watch::channel(false);
     tokio::select! {
         ended = sessions(&config, &mut registrations, going_down, &shutdown, &health) => ended,
-        never = crate::watch::run(&config, &told) => match never {},
+        never = crate::watch::run(&config, &told, &health) => match never {},
     }
 }
 
@@ -100,7 +100,9 @@ async fn sessions(
                 return Ok(());
             }
             Ok(Ended::ForCopy) => {
-                tracing::info!("beginning anew, to copy the rows of a table that was added");
+                tracing::info!(
+                    "beginning anew, to copy the rows of a table that was added or asked for"
+                );
                 continue;
             }
             Err(error) => error,
@@ -324,47 +326,32 @@ async fn begin(
     let value = blocking(move || Ok(kafka::last_value(&kafka, &topic)?)).await?;
     let record = value.map(|value| Record::decode(&value)).transpose()?;
 
-    let options = options(config);
-    let ours = Ours {
-        pipeline: config.pipeline.as_str(),
-        slot: &slot,
-        database: &config.postgres.database,
-        options: &options,
-    };
     let (server, start) = loop {
-        let server = slot::inspect(&mut connection, &slot).await?;
-        let history = match &record {
-            Some(record) if server.timeline > record.timeline => {
-                Some(slot::history(&mut connection, server.timeline).await?)
-            }
-            _ => None,
-        };
-        match start::decide(ours, record.as_ref(), &server, history.as_ref())? {
+        let (server, start) = found::look(config, &mut connection, record.as_ref()).await?;
+        match start? {
             Start::Wait { .. } => wait_for_slot(config, &mut connection, health).await?,
             start => break (server, start),
         }
     };
-    let mut taken = None;
+    let options = found::options(config);
+    let taken;
     let record = match (start, record) {
         (Start::Resume { timeline }, Some(record)) => {
-            check_log_ends(config, &record).await?;
+            found::check_log_ends(config, &record).await?;
             tracing::info!(slot, position = %record.position, seq = record.seq, "resuming");
             // Comparable, or nothing is in flight.
             let mut record = Record { timeline, options: options.clone(), ..record };
-            record.tables.retain(&registered);
-            if config.from_now {
-                let tables = record.tables.missing(&registered);
-                first::left_out(&mut record, tables);
-            }
-            if !config.from_now {
-                let missing = record.tables.missing(&registered);
-                taken = Taken::before_stream(config, &missing).await?;
-            }
+            record.tables.on_registrations(&registered);
+            let (due, left_out) = wanted(config, &record.tables, &registered);
+            record.tables.leave_out(left_out);
+            taken = Taken::before_stream(config, &due).await?;
             record
         }
         (start, record) => {
             let unfinished = matches!(start, Start::First { unfinished: true });
-            check_topics_empty(config, &registered).await?;
+            if !record.as_ref().is_some_and(Record::is_resync) {
+                found::check_topics_empty(config, &registered).await?;
+            }
             let announced = record.unwrap_or_else(|| {
                 Record::first(&config.pipeline, &server.system_id, server.timeline, &options)
             });
@@ -386,20 +373,11 @@ async fn begin(
         "START_REPLICATION SLOT {} LOGICAL {} (proto_version '1', messages 'true', publication_names {})",
         quote_identifier(&slot),
         record.position,
-        quote_literal(&publications(config).map(|name| quote_identifier(&name)).join(","))
+        quote_literal(&found::publications(config).map(|name| quote_identifier(&name)).join(","))
     );
     let copying = connection.stream(&command).await?;
     let progress = Progress::new(record);
     Ok(Begun { copying, server, publisher, progress, registered, taken })
-}
-
-fn publications(config: &Config) -> [String; 2] {
-    [config.pipeline.changes_publication(), config.pipeline.outbox_publication()]
-}
-
-/// What decides which changes are sent and how they are counted.
-fn options(config: &Config) -> String {
-    format!("proto_version=1;messages=true;publications={}", publications(config).join(","))
 }
 
 /// Looks the database over. Registrations arrive one by one while somebody applies a catalog, so what is missing
@@ -439,13 +417,6 @@ fn warn(findings: &mut Vec<Finding>) {
             warning.remedy
         );
     }
-}
-
-/// Runs what blocks where blocking is allowed.
-async fn blocking<T: Send + 'static>(
-    body: impl FnOnce() -> Result<T, Error> + Send + 'static,
-) -> Result<T, Error> {
-    spawn_blocking(body).await.unwrap_or(Err(Error::Panicked))
 }
 
 async fn fence(
@@ -488,45 +459,4 @@ async fn wait_for_slot(
         }
         sleep(SLOT_LOOK).await;
     }
-}
-
-/// Every partition reaches at least as far as progress says.
-async fn check_log_ends(config: &Config, record: &Record) -> Result<(), Error> {
-    let (kafka, ends) = (config.kafka.clone(), record.ends.clone());
-    blocking(move || {
-        let recorded = |topic: &TopicName, partition: i32| {
-            ends.get(topic).and_then(|ends| ends.get(partition as usize)).copied()
-        };
-        let partitions = ends.iter().flat_map(|(topic, ends)| {
-            let known = ends.iter().enumerate().filter(|(_, end)| **end > 0);
-            known.map(move |(partition, _)| (topic, partition as i32))
-        });
-        let short =
-            |end: End<'_>| recorded(end.topic, end.partition).is_some_and(|at| end.offset < at);
-        let Some(end) = kafka::find_end(&kafka, partitions, short)? else { return Ok(()) };
-        Err(Stop::KafkaBehind {
-            topic: end.topic.to_string(),
-            partition: end.partition,
-            end: end.offset,
-            recorded: recorded(end.topic, end.partition).unwrap_or_default(),
-        }
-        .into())
-    })
-    .await
-}
-
-/// A first start begins the sequence anew, which must not happen above records that exist.
-async fn check_topics_empty(config: &Config, registered: &Registrations) -> Result<(), Error> {
-    let kafka = config.kafka.clone();
-    let topics: Vec<_> = registered.written().map(|topic| topic.spec.clone()).collect();
-    blocking(move || {
-        let partitions = topics
-            .iter()
-            .flat_map(|topic| (0..topic.partitions as i32).map(move |p| (&topic.name, p)));
-        match kafka::find_end(&kafka, partitions, |end| end.offset > 0)? {
-            Some(end) => Err(Stop::TopicNotEmpty { topic: end.topic.to_string() }.into()),
-            None => Ok(()),
-        }
-    })
-    .await
 }

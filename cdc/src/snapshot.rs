@@ -39,6 +39,7 @@ mod order;
 mod ranges;
 mod tables;
 mod text;
+mod vanished;
 mod workers;
 
 pub use order::{Copying, Order, Ordered, Rows};
@@ -47,6 +48,7 @@ pub use text::BadLine;
 pub(crate) use keeper::{Keeper, Taken, until_published};
 pub(crate) use tables::Table;
 pub(crate) use text::cells;
+pub(crate) use vanished::Vanished;
 
 use tailwater_runtime::ErrorClass;
 use tailwater_topics_contract::{Lsn, TableName};

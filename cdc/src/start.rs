@@ -42,7 +42,7 @@ pub enum Start {
 pub enum Stop {
     /// No progress, but a slot.
     #[error(
-        "slot `{slot}` exists but there is no progress record: the progress topic was lost, or the slot is somebody else's; restore the topic, or drop the slot with `SELECT pg_drop_replication_slot('{slot}')` once you know that nobody needs it"
+        "slot `{slot}` exists but there is no progress record: the progress topic was lost, or the slot is somebody else's; `tailwater cdc adopt` goes on at the slot if it is this pipeline's, `SELECT pg_drop_replication_slot('{slot}')` drops it once you know that nobody needs it"
     )]
     ProgressLost {
         /// The slot.
@@ -50,7 +50,7 @@ pub enum Stop {
     },
     /// Progress, but no slot.
     #[error(
-        "slot `{slot}` is gone; changes after {position} may be lost for this pipeline, and only a new pipeline with a first start can follow the database again"
+        "slot `{slot}` is gone; changes after {position} may be lost; `tailwater cdc resync` reads every table anew"
     )]
     SlotMissing {
         /// The slot.
@@ -60,7 +60,7 @@ pub enum Stop {
     },
     /// Progress of another cluster.
     #[error(
-        "the progress belongs to database cluster {expected}, but cluster {found} answers; correct `postgres.host` and `postgres.port`"
+        "the progress belongs to database cluster {expected}, but cluster {found} answers; correct `postgres.host` and `postgres.port`, or, if the database has moved, use `tailwater cdc adopt` or `resync`"
     )]
     OtherCluster {
         /// The cluster we know.
@@ -70,7 +70,7 @@ pub enum Stop {
     },
     /// The server has thrown away what the slot needed.
     #[error(
-        "slot `{slot}` is {status}: the server no longer has the WAL after {position}; raise `max_slot_wal_keep_size` and begin a new pipeline with a first start"
+        "slot `{slot}` is {status}: the server no longer has the WAL after {position}; raise `max_slot_wal_keep_size`, then `tailwater cdc resync` reads every table anew"
     )]
     SlotLost {
         /// The slot.
@@ -82,7 +82,7 @@ pub enum Stop {
     },
     /// The slot is ahead of us.
     #[error(
-        "slot `{slot}` was moved or made again by somebody else: it begins at {confirmed}, {bytes} bytes after our {position}; the changes between are lost for this pipeline"
+        "slot `{slot}` was moved or made again by somebody else: it begins at {confirmed}, {bytes} bytes after our {position}; the changes between are lost; `tailwater cdc adopt` goes on without them, `tailwater cdc resync` reads every table anew"
     )]
     SlotMoved {
         /// The slot.
@@ -96,7 +96,7 @@ pub enum Stop {
     },
     /// We are ahead of the server.
     #[error(
-        "the server's WAL ends at {wal_end}, before our {position}: an older copy of the database answers; Kafka holds changes that this database never made"
+        "the server's WAL ends at {wal_end}, before our {position}: an older copy of the database answers; Kafka holds changes that this database never made; `tailwater cdc resync` takes them back"
     )]
     ServerBehind {
         /// How far the server is.
@@ -106,7 +106,7 @@ pub enum Stop {
     },
     /// We are ahead of a promoted standby.
     #[error(
-        "timeline {timeline} branched off {before}, before our {position}: Kafka holds changes that the promoted server never had, and it would skip new ones; set `synchronized_standby_slots` before the next failover"
+        "timeline {timeline} branched off {before}, before our {position}: Kafka holds changes that the promoted server never had, and it would skip new ones; `tailwater cdc resync` takes them back; set `synchronized_standby_slots` before the next failover"
     )]
     AheadOfStandby {
         /// The server's timeline.
@@ -118,7 +118,7 @@ pub enum Stop {
     },
     /// A timeline we cannot place.
     #[error(
-        "the server is on timeline {found}, whose history does not contain our timeline {known}"
+        "the server is on timeline {found}, whose history does not contain our timeline {known}; `tailwater cdc resync` follows it"
     )]
     UnknownTimeline {
         /// The server's timeline.
@@ -148,7 +148,7 @@ pub enum Stop {
     },
     /// The stream options changed in the middle of a transaction.
     #[error(
-        "the stream options changed from `{before}` to `{now}` while a transaction is half sent, so its rows cannot be counted alike; start once more with the former version"
+        "the stream options changed from `{before}` to `{now}` while a transaction is half sent, so its rows cannot be counted alike; start once more with the former version, or `tailwater cdc adopt` to have its first rows twice"
     )]
     OptionsChanged {
         /// As the transaction was counted.
@@ -186,7 +186,7 @@ pub enum Stop {
     },
     /// A first start into topics that hold records.
     #[error(
-        "topic `{topic}` already holds records but there is no progress: the sequence would begin again below theirs and sinks would ignore it; use new topics, or restore the progress topic"
+        "topic `{topic}` already holds records but there is no progress: the sequence would begin again below theirs and sinks would ignore it; use new topics, or `tailwater cdc resync` to read every table anew above them"
     )]
     TopicNotEmpty {
         /// The topic.
@@ -194,7 +194,7 @@ pub enum Stop {
     },
     /// Kafka lost records that progress counts.
     #[error(
-        "topic `{topic}` partition {partition} ends at {end}, before the recorded {recorded}: Kafka lost acknowledged records, or the topic was made again"
+        "topic `{topic}` partition {partition} ends at {end}, before the recorded {recorded}: Kafka lost acknowledged records, or the topic was made again; `tailwater cdc adopt` goes on without them"
     )]
     KafkaBehind {
         /// The topic.

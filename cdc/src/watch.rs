@@ -1,7 +1,7 @@
 //! A session beside the stream's, with a steady eye on the server.
 //!
 //! ```text
-//!  every 10 s ──▶ what does our slot cost? ──▶ metrics
+//!  every 10 s ──▶ what does our slot cost, and how long can that go on? ──▶ metrics, readiness
 //!  heartbeat  ──▶ a message in the WAL     ──▶ comes back through the stream, and moves the slot
 //!  cut off, and refused when it comes back ──▶ the server is going down: the stream must let go of it
 //! ```
@@ -15,15 +15,21 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
+use tailwater_runtime::{Health, clock};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
+use crate::budget::Budget;
 use crate::config::Config;
 use crate::stream::{Connection, Error, Mode};
 use crate::{metrics as names, slot};
 
 /// Between two looks at what the slot costs the server.
 const LOOK: Duration = Duration::from_secs(10);
+
+/// The name under which a slot that is about to be lost shows in readiness, and how soon that must be.
+const WAL_PART: &str = "wal";
+const SHORT: Duration = Duration::from_secs(15 * 60);
 
 /// Between two attempts to connect.
 const RETRY: Duration = Duration::from_secs(1);
@@ -52,13 +58,18 @@ pub(crate) async fn farewell(going_down: &mut GoingDown) {
 }
 
 /// Watches for as long as the reader runs.
-pub(crate) async fn run(config: &Config, going_down: &watch::Sender<bool>) -> Infallible {
+pub(crate) async fn run(
+    config: &Config,
+    going_down: &watch::Sender<bool>,
+    health: &Health,
+) -> Infallible {
+    let mut budget = Budget::default();
     let application = format!("tailwater {} watch", config.pipeline);
     loop {
         let ended = match Connection::open(&config.postgres, &application, Mode::Sql).await {
             Ok(connection) => {
                 going_down.send_replace(false);
-                attend(connection, config).await
+                attend(connection, config, &mut budget, health).await
             }
             Err(error) => {
                 going_down.send_replace(error.is_going_down());
@@ -71,13 +82,18 @@ pub(crate) async fn run(config: &Config, going_down: &watch::Sender<bool>) -> In
 }
 
 /// Until the session breaks.
-async fn attend(mut connection: Connection, config: &Config) -> Error {
+async fn attend(
+    mut connection: Connection,
+    config: &Config,
+    budget: &mut Budget,
+    health: &Health,
+) -> Error {
     let slot = config.pipeline.slot();
     let period = config.limits.heartbeat;
     let mut beat_at = Instant::now() + period;
     loop {
         match slot::cost(&mut connection, &slot).await {
-            Ok(Some(cost)) => gauge(cost),
+            Ok(Some(cost)) => tell(&slot, cost, budget, health),
             Ok(None) => {}
             Err(error) => return error,
         }
@@ -98,9 +114,24 @@ async fn attend(mut connection: Connection, config: &Config) -> Error {
     }
 }
 
-fn gauge(cost: slot::Cost) {
+fn tell(slot: &str, cost: slot::Cost, budget: &mut Budget, health: &Health) {
     metrics::gauge!(names::RETAINED_BYTES).set(cost.retained as f64);
-    if let Some(budget) = cost.budget {
-        metrics::gauge!(names::BUDGET_BYTES).set(budget as f64);
+    budget.on_look(clock::now_ms(), cost.budget);
+    let Some(left) = cost.budget else { return health.forget(WAL_PART) };
+    metrics::gauge!(names::BUDGET_BYTES).set(left as f64);
+    let lasts = budget.left_ms().map(Duration::from_millis);
+    metrics::gauge!(names::BUDGET_SECONDS).set(lasts.map_or(f64::INFINITY, |d| d.as_secs_f64()));
+    match lasts.filter(|lasts| *lasts < SHORT) {
+        None => health.ready(WAL_PART),
+        Some(lasts) => {
+            let (minutes, mib_left) = (lasts.as_secs() / 60, left >> 20);
+            tracing::warn!(
+                slot,
+                minutes,
+                mib_left,
+                "the server will soon give the slot up, and changes will be lost; raise `max_slot_wal_keep_size` or mend what holds the reader up"
+            );
+            health.not_ready(WAL_PART, format!("at this pace Postgres gives slot `{slot}` up in {minutes} min ({mib_left} MiB of WAL); raise `max_slot_wal_keep_size`"));
+        }
     }
 }

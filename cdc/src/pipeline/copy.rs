@@ -1,5 +1,13 @@
 //! The part of the pipeline that writes copied rows.
+//!
+//! ```text
+//!  rows of a table ──▶ r r r … ──last──▶ (not its first copy) keys that vanished ──▶ d d … ──▶ copied, in progress
+//! ```
+//!
+//! Deletes of vanished keys stand behind the rows, at the same point of history. Interrupted between the two or in the
+//! middle of either, the table is not noted as copied and all of it is done again at a later point.
 
+use std::collections::VecDeque;
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
@@ -12,7 +20,7 @@ use crate::metrics as names;
 use crate::pgoutput::Tuple;
 use crate::publish::Publisher;
 use crate::route::TableRoute;
-use crate::snapshot::{self, Copying, Order, Rows, cells};
+use crate::snapshot::{self, Copying, Order, Rows, Vanished, cells};
 use crate::stream::{Frame, Lines};
 
 /// A copy that is being written.
@@ -25,6 +33,16 @@ pub(super) struct Copy {
     /// Written so far, for the metrics of the open transaction.
     rows: u64,
     bytes: u64,
+    /// Keys that have gone from a table whose rows are written are looked for.
+    search: Option<Search>,
+    /// Tables whose rows are all written and that are not noted as copied.
+    written: VecDeque<usize>,
+}
+
+/// The search for keys that have gone from one table.
+struct Search {
+    vanished: Vanished,
+    found: u64,
 }
 
 struct Table {
@@ -32,6 +50,14 @@ struct Table {
     route: Option<TableRoute>,
     ranges_left: usize,
     rows: u64,
+    /// Where its topic ended when the copy began, by partition; `None` when no key can have gone.
+    copied_from: Option<Vec<i64>>,
+}
+
+impl Table {
+    fn is_written(&self) -> bool {
+        self.ranges_left == 0
+    }
 }
 
 impl<P: Publisher> Pipeline<P> {
@@ -74,23 +100,36 @@ impl<P: Publisher> Pipeline<P> {
             return Ok(());
         }
         self.register()?;
-        let Some(order) = self.orders.pop_front() else { return Ok(()) };
+        let Some(mut order) = self.orders.pop_front() else { return Ok(()) };
+        if self.open.since.is_some() {
+            // What is written from here on are copied rows, so that offsets tell them from all before.
+            self.close()?;
+        }
         let mut tables = Vec::new();
         for table in &order.tables {
-            tables.push(Table {
-                route: self.capture.route_of_copy(&table.relation)?,
-                ranges_left: table.ranges,
-                rows: 0,
-            });
+            let route = self.capture.route_of_copy(&table.relation)?;
+            let copied_from = match &route {
+                Some(route) if !table.due.is_first => {
+                    let extents = order.past.extents(&route.topic)?;
+                    Some(extents.iter().map(|extent| extent.next).collect())
+                }
+                _ => None,
+            };
+            tables.push(Table { route, ranges_left: table.ranges, rows: 0, copied_from });
         }
         tracing::info!(at = %order.at, tables = tables.len(), "copying the rows that tables hold");
         self.progress.on_copying(Some(Copying::new(&order, (self.clock)())));
-        let empty: Vec<usize> =
-            (0..tables.len()).filter(|at| tables[*at].ranges_left == 0).collect();
-        self.copy = Some(Copy { order, tables, ordinal: 0, cells: Vec::new(), rows: 0, bytes: 0 });
-        for table in empty {
-            self.on_copied(table);
-        }
+        let empty = (0..tables.len()).filter(|at| tables[*at].ranges_left == 0).collect();
+        self.copy = Some(Copy {
+            order,
+            tables,
+            ordinal: 0,
+            cells: Vec::new(),
+            rows: 0,
+            bytes: 0,
+            written: empty,
+            search: None,
+        });
         self.end_copy()
     }
 
@@ -101,6 +140,12 @@ impl<P: Publisher> Pipeline<P> {
             Some(since) => self.delay().saturating_sub(since.elapsed()).min(IDLE_TICK),
         };
         let Some(mut copy) = self.copy.take() else { return Ok(()) };
+        if !copy.written.is_empty() {
+            let searched = self.search(&mut copy);
+            self.copy = Some(copy);
+            searched?;
+            return self.end_copy();
+        }
         let popped = copy.order.rows.pop(wait);
         let taken = match popped {
             Ok(Rows::Chunk { table, chunk }) => {
@@ -109,8 +154,12 @@ impl<P: Publisher> Pipeline<P> {
                 taken
             }
             Ok(Rows::Range { table, bytes }) => {
-                self.copy = Some(copy);
-                return self.on_range(table, bytes);
+                self.progress.on_copied_range(bytes);
+                copy.tables[table].ranges_left -= 1;
+                if copy.tables[table].ranges_left == 0 {
+                    copy.written.push_back(table);
+                }
+                Ok(())
             }
             Err(RecvTimeoutError::Timeout) => Ok(()),
             // The workers gave up. The session knows why, and ends us.
@@ -166,34 +215,93 @@ impl<P: Publisher> Pipeline<P> {
         Ok(())
     }
 
-    fn on_range(&mut self, place: usize, bytes: u64) -> Result<(), Error> {
-        self.progress.on_copied_range(bytes);
-        let Some(copy) = &mut self.copy else { return Ok(()) };
-        let table = &mut copy.tables[place];
-        table.ranges_left -= 1;
-        if table.ranges_left == 0 {
-            self.on_copied(place);
+    /// Looks for a moment for keys that have gone from the first of the tables whose rows are written, and writes their
+    /// deletes. Once there are no more, the table is copied.
+    fn search(&mut self, copy: &mut Copy) -> Result<(), Error> {
+        let Some(place) = copy.written.front().copied() else { return Ok(()) };
+        if copy.search.is_none() {
+            copy.search = self.begin_search(copy, place)?;
         }
-        self.end_copy()
+        let keys = match &mut copy.search {
+            Some(search) => search.vanished.next(copy.order.past.as_mut())?,
+            None => None,
+        };
+        if let Some(keys) = keys {
+            return self.write_deletes(copy, place, &keys);
+        }
+        let vanished = copy.search.take().map_or(0, |search| search.found);
+        copy.written.pop_front();
+        self.on_copied(copy, place, vanished);
+        Ok(())
     }
 
-    /// All rows of a table are written; the open Kafka transaction says so when it commits.
-    fn on_copied(&mut self, place: usize) {
-        let Some(copy) = &self.copy else { return };
-        let (table, at) = (&copy.tables[place], copy.order.at);
+    /// `None` where no key can have gone.
+    fn begin_search(&mut self, copy: &mut Copy, place: usize) -> Result<Option<Search>, Error> {
+        let table = &copy.tables[place];
+        let (Some(route), Some(copied_from)) = (&table.route, &table.copied_from) else {
+            return Ok(None);
+        };
+        if self.open.since.is_some() {
+            // Only what is committed can be read.
+            self.close()?;
+        }
         let name = copy.order.tables[place].name();
-        if table.route.is_some() {
-            tracing::info!(table = %name, rows = table.rows, "copied");
-            self.progress.on_copied(name, Existing::Copied { at, rows: table.rows });
+        tracing::info!(table = %name, "looking for keys that have gone from the table");
+        let extents = copy.order.past.extents(&route.topic)?;
+        let keys_max = self.limits.copy_keys;
+        let vanished = Vanished::new(route.topic.clone(), extents, copied_from, keys_max);
+        Ok(Some(Search { vanished, found: 0 }))
+    }
+
+    fn write_deletes(
+        &mut self,
+        copy: &mut Copy,
+        place: usize,
+        keys: &[Vec<u8>],
+    ) -> Result<(), Error> {
+        let (Some(route), Some(search)) = (&copy.tables[place].route, &mut copy.search) else {
+            return Ok(());
+        };
+        search.found += keys.len() as u64;
+        metrics::counter!(names::VANISHED_KEYS).increment(keys.len() as u64);
+        let (now_ms, taken_ms) = ((self.clock)(), copy.order.taken_ms);
+        for key in keys {
+            let position = Position { commit_lsn: copy.order.at, ordinal: copy.ordinal };
+            let (records, bytes) = (self.batch.len(), self.batch.bytes());
+            self.capture.on_vanished(route, key, position, taken_ms, now_ms, &mut self.batch)?;
+            copy.ordinal += 1;
+            self.open.since.get_or_insert_with(Instant::now);
+            self.open.records += (self.batch.len() - records) as u64;
+            self.open.bytes += self.batch.bytes() - bytes;
+            if self.fill() >= 1.0 {
+                self.close()?;
+            } else if self.batch.bytes() >= super::HAND_OVER {
+                self.hand_over()?;
+            }
+        }
+        if self.open.since.is_some_and(|since| since.elapsed() >= self.delay()) {
+            self.close()?;
+        }
+        Ok(())
+    }
+
+    /// All of a table is written; the open Kafka transaction says so when it commits.
+    fn on_copied(&mut self, copy: &Copy, place: usize, vanished: u64) {
+        let Table { route, rows, .. } = &copy.tables[place];
+        let (ordered, at) = (&copy.order.tables[place], copy.order.at);
+        if let Some(route) = route {
+            tracing::info!(table = %ordered.name(), rows, vanished, "copied");
+            let (asked_ms, topic) = (ordered.due.asked_ms, Some(route.topic.clone()));
+            let existing = Existing::Copied { at, rows: *rows, asked_ms, topic };
+            self.progress.on_copied(ordered.name(), existing);
         }
     }
 
     /// Ends the copy once every table is written, so that all rows are durable before the stream goes on.
     fn end_copy(&mut self) -> Result<(), Error> {
-        let is_done = self
-            .copy
-            .as_ref()
-            .is_some_and(|copy| copy.tables.iter().all(|table| table.ranges_left == 0));
+        let is_done = self.copy.as_ref().is_some_and(|copy| {
+            copy.written.is_empty() && copy.tables.iter().all(Table::is_written)
+        });
         if !is_done {
             return Ok(());
         }

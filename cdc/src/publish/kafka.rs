@@ -46,7 +46,7 @@ const INIT_SLICE: Duration = Duration::from_secs(2);
 const ABORT_WAIT: Duration = Duration::from_secs(5);
 
 /// How long questions about topics may take.
-const ASK_WAIT: Duration = Duration::from_secs(15);
+pub(super) const ASK_WAIT: Duration = Duration::from_secs(15);
 
 /// Between two looks at what was purged. The client's own `poll` spins in its last millisecond.
 const SERVE_PAUSE: Duration = Duration::from_micros(100);
@@ -120,7 +120,7 @@ impl ProducerContext for Deliveries {
 }
 
 /// A context that says nothing but logs.
-struct Quiet;
+pub(super) struct Quiet;
 
 impl ClientContext for Quiet {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
@@ -414,7 +414,7 @@ fn is_fence(code: RDKafkaErrorCode) -> bool {
 }
 
 /// Which errors will not pass by waiting. Everything else on the way to a broker may.
-fn classified(source: KafkaError, brokers: &str, doing: &'static str) -> Error {
+pub(super) fn classified(source: KafkaError, brokers: &str, doing: &'static str) -> Error {
     use RDKafkaErrorCode as C;
 
     if is_fenced(&source) {
@@ -443,7 +443,7 @@ fn classified(source: KafkaError, brokers: &str, doing: &'static str) -> Error {
     }
 }
 
-fn partitions<C: ClientContext>(
+pub(super) fn partitions<C: ClientContext>(
     client: &rdkafka::client::Client<C>,
     brokers: &str,
     topic: &TopicName,
@@ -457,7 +457,7 @@ fn partitions<C: ClientContext>(
     if count == 0 { Err(Error::NoTopic { topic: topic.clone() }) } else { Ok(count) }
 }
 
-fn consumer(
+pub(super) fn consumer(
     config: &KafkaConfig,
     isolation: &str,
     group: &str,
@@ -539,7 +539,7 @@ pub fn last_value(config: &KafkaConfig, topic: &TopicName) -> Result<Option<Vec<
 }
 
 /// Errors that the client gets over by itself; the deadline bounds them.
-fn is_passing(error: &KafkaError) -> bool {
+pub(super) fn is_passing(error: &KafkaError) -> bool {
     use RDKafkaErrorCode as C;
     matches!(
         error.rdkafka_error_code(),

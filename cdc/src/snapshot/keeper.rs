@@ -9,6 +9,7 @@ use tokio::time::sleep;
 use super::ranges::{Range, split};
 use super::{Error, Table};
 use crate::config::Config;
+use crate::copies::Due;
 use crate::slot;
 use crate::stream::{Connection, Mode, quote_literal};
 
@@ -95,12 +96,12 @@ impl Taken {
         config: &Config,
         at: Lsn,
         mut keeper: Keeper,
-        names: &[TableName],
+        due: &[Due],
     ) -> Result<Self, Error> {
         let publication = config.pipeline.changes_publication();
         let mut tables = Vec::new();
-        for name in names {
-            let found = Table::find(&mut keeper.connection, &publication, name, tables.len()).await;
+        for due in due {
+            let found = Table::find(&mut keeper.connection, &publication, due, tables.len()).await;
             tables.extend(found?);
         }
         let leaves = tables.iter().flat_map(|table| table.leaves.iter().cloned()).collect();
@@ -110,11 +111,9 @@ impl Taken {
 
     /// Takes a snapshot of tables that are not copied yet, before the stream of the session begins; `None` when the
     /// publication has none of them. Its slot is temporary and gone when this returns.
-    pub(crate) async fn before_stream(
-        config: &Config,
-        names: &[TableName],
-    ) -> Result<Option<Self>, Error> {
-        if names.is_empty() || !is_any_published(config, names).await? {
+    pub(crate) async fn before_stream(config: &Config, due: &[Due]) -> Result<Option<Self>, Error> {
+        let names: Vec<TableName> = due.iter().map(|due| due.table.clone()).collect();
+        if names.is_empty() || !is_any_published(config, &names).await? {
             return Ok(None);
         }
         let application = format!("tailwater {} copy", config.pipeline);
@@ -128,7 +127,7 @@ impl Taken {
         let (at, exported) = created.map_err(Error::Snapshot)?;
         let keeper = Keeper::import(config, &exported).await?;
         connection.close().await;
-        Ok(Some(Self::of(config, at, keeper, names).await?))
+        Ok(Some(Self::of(config, at, keeper, due).await?))
     }
 }
 

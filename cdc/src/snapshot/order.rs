@@ -5,7 +5,9 @@ use serde::{Deserialize, Serialize};
 use tailwater_topics_contract::{Lsn, TableName};
 
 use super::Taken;
+use crate::copies::Due;
 use crate::pgoutput::RelationMessage;
+use crate::publish::past::Past;
 use crate::stream::Receiver;
 
 /// Between two lines of the log that say how far it is.
@@ -41,6 +43,8 @@ pub struct Order {
     pub tables: Vec<Ordered>,
     /// Where the rows come from.
     pub rows: Receiver<Rows>,
+    /// What stands in the topics.
+    pub past: Box<dyn Past>,
 }
 
 /// One table of an order.
@@ -48,6 +52,8 @@ pub struct Order {
 pub struct Ordered {
     /// As the stream would announce it.
     pub relation: RelationMessage,
+    /// Why it is copied.
+    pub due: Due,
     /// Ranges that have to come.
     pub ranges: usize,
     /// Its size in the database.
@@ -56,16 +62,18 @@ pub struct Ordered {
 
 impl Order {
     /// The order for a snapshot.
-    pub(crate) fn new(taken: &Taken, rows: Receiver<Rows>) -> Self {
+    pub(crate) fn new(taken: &Taken, rows: Receiver<Rows>, past: Box<dyn Past>) -> Self {
         let ordered = taken.tables.iter().enumerate().map(|(place, table)| {
             let ranges = taken.ranges.iter().filter(|range| range.leaf.table == place);
             Ordered {
                 relation: table.relation.clone(),
+                due: table.due.clone(),
                 ranges: ranges.clone().count(),
                 bytes: ranges.map(|range| range.bytes).sum(),
             }
         });
-        Self { at: taken.at, taken_ms: taken.keeper.taken_ms, tables: ordered.collect(), rows }
+        let (at, taken_ms) = (taken.at, taken.keeper.taken_ms);
+        Self { at, taken_ms, tables: ordered.collect(), rows, past }
     }
 }
 

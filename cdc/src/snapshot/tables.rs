@@ -4,6 +4,7 @@ use tailwater_topics_contract::TableName;
 
 use super::Error;
 use super::ranges::Leaf;
+use crate::copies::Due;
 use crate::pgoutput::{RelationColumn, RelationMessage, ReplicaIdentity, oid_of};
 use crate::stream::{self, Connection, Row, quote_identifier, quote_literal};
 
@@ -12,6 +13,8 @@ use crate::stream::{self, Connection, Row, quote_identifier, quote_literal};
 pub(crate) struct Table {
     /// As the stream would announce it.
     pub(crate) relation: RelationMessage,
+    /// Why it is copied.
+    pub(crate) due: Due,
     /// Row filter of the publication.
     pub(crate) filter: Option<String>,
     /// Where its rows are.
@@ -35,9 +38,10 @@ impl Table {
     pub(crate) async fn find(
         connection: &mut Connection,
         publication: &str,
-        name: &TableName,
+        due: &Due,
         at: usize,
     ) -> Result<Option<Self>, Error> {
+        let name = &due.table;
         let failed = |source| Error::Read { table: name.clone(), source };
         let rows = connection.query(&columns_sql(publication, name)).await.map_err(failed)?;
         let Some(first) = rows.first() else { return Ok(None) };
@@ -84,7 +88,7 @@ impl Table {
                 is_heap: row.get(5) == Some("t"),
             });
         }
-        Ok(Some(Self { relation, filter, leaves }))
+        Ok(Some(Self { relation, due: due.clone(), filter, leaves }))
     }
 }
 

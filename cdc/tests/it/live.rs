@@ -4,8 +4,10 @@ mod brokers;
 mod connections;
 mod failover;
 mod link;
+mod repair;
 mod shutdown;
 mod snapshot;
+mod stops;
 
 use std::collections::BTreeMap;
 use std::process::{Child, Command};
@@ -522,7 +524,7 @@ pub(crate) async fn connect(config: &PostgresConfig, database: &str) -> Client {
     tailwater_postgres::client(&config, "test").await.expect("Postgres answers")
 }
 
-fn admin() -> AdminClient<DefaultClientContext> {
+pub(crate) fn admin() -> AdminClient<DefaultClientContext> {
     admin_of(&kafka())
 }
 
@@ -530,7 +532,7 @@ fn admin_of(brokers: &str) -> AdminClient<DefaultClientContext> {
     ClientConfig::new().set("bootstrap.servers", brokers).create().expect("a client")
 }
 
-async fn create_topics(topics: &[(&TopicName, i32)]) {
+pub(crate) async fn create_topics(topics: &[(&TopicName, i32)]) {
     create_topics_at(&kafka(), topics).await;
 }
 
@@ -586,11 +588,17 @@ impl World {
     /// The same on another server.
     pub(crate) async fn on(server: PostgresConfig) -> Self {
         let name = format!("cdc_{}", unique());
-        let mut config = config(&name, &name);
-        config.postgres = PostgresConfig { database: name.clone(), ..server };
+        let config = config(&name, &name);
+        let postgres = PostgresConfig { database: name, ..server };
+        Self::of(Config { postgres, ..config }).await
+    }
+
+    /// The database of a configuration, on whichever server that names.
+    pub(crate) async fn database(config: &Config) -> Client {
+        let name = &config.postgres.database;
         let root = connect(&config.postgres, "postgres").await;
         root.batch_execute(&format!("CREATE DATABASE {name}")).await.expect("a database");
-        let client = connect(&config.postgres, &name).await;
+        let client = connect(&config.postgres, name).await;
         let (changes, outbox) =
             (config.pipeline.changes_publication(), config.pipeline.outbox_publication());
         let sql = format!(
@@ -608,6 +616,13 @@ impl World {
                  WITH (publish = 'insert', publish_via_partition_root = true);"
         );
         client.batch_execute(&sql).await.expect("tables and publications");
+        client
+    }
+
+    /// The same for a configuration of the test's own.
+    pub(crate) async fn of(config: Config) -> Self {
+        let client = Self::database(&config).await;
+        let name = config.pipeline.to_string();
         let topic = |suffix: &str, from: Origin, key: &[&str], policy: &str| {
             registration(format!("{name}.{suffix}").parse().expect("a name"), from, key, policy)
         };
@@ -797,6 +812,11 @@ impl World {
         let root = connect(&self.config.postgres, "postgres").await;
         let name = &self.config.postgres.database;
         root.batch_execute(&format!("DROP DATABASE {name} WITH (FORCE)")).await.expect("dropped");
+        self.leave().await;
+    }
+
+    /// The same where the server is the test's own.
+    pub(crate) async fn leave(self) {
         let mut topics: Vec<String> =
             self.registrations.topics.keys().map(TopicName::to_string).collect();
         topics.push(self.config.pipeline.progress_topic().to_string());

@@ -187,6 +187,21 @@ impl OwnPostgres {
         }
     }
 
+    /// A copy of its data, while it does not run: what a backup is.
+    pub(crate) fn back_up(&self) {
+        run(Command::new("cp").arg("-a").arg(self.data()).arg(self.backup()));
+    }
+
+    /// Takes the copy for its data.
+    pub(crate) fn restore(&self) {
+        fs::remove_dir_all(self.data()).expect("it is ours");
+        fs::rename(self.backup(), self.data()).expect("it is ours");
+    }
+
+    fn backup(&self) -> PathBuf {
+        self.folder.join("backup")
+    }
+
     /// Ends it as if the power went.
     pub(crate) fn crash(&mut self) {
         self.end(Signal::SIGQUIT);

@@ -19,9 +19,9 @@ use crate::live::{PATIENCE, Record, World};
 use crate::types::corpus::{SETUP, TYPES, Type};
 
 /// What a consumer knows after it has read everything: the last row of each key.
-type Fold = BTreeMap<String, Value>;
+pub(super) type Fold = BTreeMap<String, Value>;
 
-fn fold(records: &[Record]) -> Fold {
+pub(super) fn fold(records: &[Record]) -> Fold {
     let mut rows = Fold::new();
     for record in records {
         let key = String::from_utf8(record.key.clone().expect("a key")).expect("text");
@@ -42,7 +42,7 @@ fn fold(records: &[Record]) -> Fold {
 }
 
 /// The table as its topic should fold.
-async fn table(world: &World, from: &str, key: &str) -> Fold {
+pub(super) async fn table(world: &World, from: &str, key: &str) -> Fold {
     let sql = format!(
         "SELECT json_build_object('{key}', t.\"{key}\")::text, to_json(t)::text FROM {from} t"
     );
@@ -61,7 +61,7 @@ pub(super) fn assert_dense(mut seqs: Vec<u64>, what: &str) {
     assert_eq!(hole, None, "{what}: (found, expected)");
 }
 
-fn assert_same(found: &Fold, expected: &Fold, what: &str) {
+pub(super) fn assert_same(found: &Fold, expected: &Fold, what: &str) {
     let differs = |(key, row): &(&String, &Value)| found.get(*key) != Some(*row);
     let wrong = expected.iter().find(differs).map(|(key, row)| (key, row, found.get(key)));
     assert_eq!(wrong, None, "{what}: (key, table, Kafka)");
@@ -69,7 +69,7 @@ fn assert_same(found: &Fold, expected: &Fold, what: &str) {
     assert_eq!(extra, None, "{what}: a key that the table does not have");
 }
 
-async fn wait_for_copies(world: &World, count: usize) -> progress::Record {
+pub(super) async fn wait_for_copies(world: &World, count: usize) -> progress::Record {
     let begun = Instant::now();
     loop {
         if let Some(record) = world.progress().await
@@ -94,7 +94,7 @@ async fn wait_for_a_part(world: &World) {
 
 /// Waits until everything that is committed now is in Kafka. A captured row, because the position of an idle stream is
 /// written every ten seconds only.
-async fn wait_for_all(world: &World) {
+pub(super) async fn wait_for_all(world: &World) {
     let end: String = world.value("SELECT pg_current_wal_insert_lsn()::text").await;
     let end: Lsn = end.parse().expect("an LSN");
     world
@@ -143,7 +143,10 @@ async fn rows_that_are_there_are_copied_ahead_of_changes() {
     let progress = world.progress().await.expect("there is progress");
     let item: TableName = "public.item".parse().expect("a name");
     let at: Lsn = Lsn(first["source"]["commit_lsn"].as_u64().expect("an LSN"));
-    assert_eq!(progress.tables.get(&item), Some(&Existing::Copied { at, rows: 4 }));
+    assert_eq!(
+        progress.tables.get(&item),
+        Some(&Existing::Copied { at, rows: 4, asked_ms: 0, topic: Some(world.changes()) })
+    );
     world.drop().await;
 }
 
@@ -273,7 +276,7 @@ async fn every_type_is_copied_in_the_bytes_of_the_stream() {
 fn rows(existing: &Existing) -> u64 {
     match existing {
         Existing::Copied { rows, .. } => *rows,
-        Existing::LeftOut => 0,
+        Existing::LeftOut | Existing::Doubtful => 0,
     }
 }
 
@@ -428,7 +431,7 @@ async fn row_security_stops_a_copy_that_would_leave_rows_out() {
 // ---- the hand-over ----
 
 /// Inserts, updates, deletes, key changes and rollbacks of random rows, until told to stop.
-fn write(world: &World, seed: u64, for_how_long: Duration) -> JoinHandle<u64> {
+pub(super) fn write(world: &World, seed: u64, for_how_long: Duration) -> JoinHandle<u64> {
     let config = world.config.postgres.clone();
     tokio::spawn(async move {
         let client = crate::live::connect(&config, &config.database).await;
@@ -536,7 +539,7 @@ async fn a_reader_killed_in_its_first_copy_ends_with_the_table() {
 }
 
 /// In the log, rows of a copy stand behind every change that committed before it and ahead of all others.
-fn assert_history(records: &[Record], what: &str) {
+pub(super) fn assert_history(records: &[Record], what: &str) {
     let mut last = 0;
     for record in records {
         let Some(value) = record.json() else { continue };
@@ -645,7 +648,7 @@ async fn sessions_cut_under_the_copy_begin_it_again() {
 }
 
 impl World {
-    fn topic(&self, suffix: &str) -> TopicName {
+    pub(super) fn topic(&self, suffix: &str) -> TopicName {
         format!("{}.{suffix}", self.config.pipeline).parse().expect("a name")
     }
 
@@ -656,11 +659,11 @@ impl World {
     }
 
     /// As one transaction; names in it may hold a semicolon.
-    async fn statements(&self, sql: &str) {
+    pub(super) async fn statements(&self, sql: &str) {
         self.client.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
     }
 
-    async fn publish(&self, published: &str) {
+    pub(super) async fn publish(&self, published: &str) {
         let publication = self.config.pipeline.changes_publication();
         self.statements(&format!("ALTER PUBLICATION {publication} ADD TABLE {published}")).await;
     }

@@ -8,13 +8,15 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::Value;
 use tailwater_cdc::Error;
-use tailwater_cdc::copies::Existing;
+use tailwater_cdc::copies::{Due, Existing};
 use tailwater_cdc::pgoutput::{RelationColumn, RelationMessage, ReplicaIdentity};
 use tailwater_cdc::publish::memory::{Fault, Memory, Stored};
+use tailwater_cdc::publish::past::{Extent, Past, PastRecord};
+use tailwater_cdc::publish::{self, Publisher};
 use tailwater_cdc::snapshot::{self, Order, Ordered, Rows};
 use tailwater_cdc::stream::{Input, queue};
 use tailwater_runtime::clock;
-use tailwater_topics_contract::{Lsn, TableName};
+use tailwater_topics_contract::{Lsn, Seq, TableName, TopicName};
 
 use super::{last_record, limits, pipeline};
 use crate::{script, wire};
@@ -90,7 +92,7 @@ fn item() -> TableName {
 }
 
 /// A copy whose workers have handed over everything, or gave up before the end.
-fn order(history: &History, at: u64, random: &mut StdRng) -> Order {
+fn order(log: &Memory, history: &History, at: u64, is_first: bool, random: &mut StdRng) -> Order {
     let column = RelationColumn {
         is_identity: true,
         name: "id".to_owned(),
@@ -116,8 +118,11 @@ fn order(history: &History, at: u64, random: &mut StdRng) -> Order {
         }
         sender.push(Rows::Range { table: 0, bytes: 1 });
     }
-    let tables = vec![Ordered { relation, ranges: ranges.len(), bytes: ranges.len() as u64 }];
-    Order { at: Lsn(at), taken_ms: 0, tables, rows }
+    let due = Due { table: item(), asked_ms: 0, is_first };
+    let bytes = ranges.len() as u64;
+    let tables = vec![Ordered { relation, due, ranges: ranges.len(), bytes }];
+    let past = Box::new(MemoryPast { log: log.clone(), at: 0, end: 0 });
+    Order { at: Lsn(at), taken_ms: 0, tables, rows, past }
 }
 
 /// One life of a reader: a copy if there is none yet, then the stream to its end, or to the fault.
@@ -130,7 +135,7 @@ fn live(
     let record = last_record(log);
     let (pipeline, durable) = pipeline(log, limits());
     let (sender, receiver) = queue(1 << 20);
-    if record.tables.get(&item()).is_none() {
+    if !matches!(record.tables.get(&item()), Some(Existing::Copied { .. })) {
         // A first start copies where its slot begins. A later attempt takes a later point, at any border.
         let points: Vec<u64> = std::iter::once(1_000)
             .chain(history.transactions.iter().map(|t| t.end_lsn))
@@ -143,7 +148,8 @@ fn live(
                 .get(random.random_range(0..points.len().max(1)))
                 .map_or(last.max(record.position.0), |at| *at),
         };
-        sender.push(Input::Copy(Box::new(order(history, *point, random))));
+        let order = order(log, history, *point, record.tables.is_empty(), random);
+        sender.push(Input::Copy(Box::new(order)));
     }
     let mut messages = history.messages_from(record.position).into_iter().peekable();
     while messages.peek().is_some() {
@@ -156,16 +162,51 @@ fn live(
     ended
 }
 
+/// The one partition of the topic in the log in memory.
+#[derive(Debug)]
+struct MemoryPast {
+    log: Memory,
+    at: usize,
+    end: usize,
+}
+
+impl Past for MemoryPast {
+    fn extents(&mut self, _: &TopicName) -> Result<Vec<Extent>, publish::Error> {
+        Ok(vec![Extent { first: 0, next: self.log.committed().len() as i64 }])
+    }
+
+    fn begin(&mut self, _: &TopicName, _: i32, extent: Extent) -> Result<(), publish::Error> {
+        (self.at, self.end) = (extent.first as usize, extent.next as usize);
+        Ok(())
+    }
+
+    fn read(&mut self, on: &mut dyn FnMut(PastRecord<'_>)) -> Result<bool, publish::Error> {
+        let committed = self.log.committed();
+        let end = (self.at + 3).min(self.end);
+        for (at, stored) in committed.iter().enumerate().take(end).skip(self.at) {
+            let (key, value) = (stored.key.as_deref(), stored.value.as_deref());
+            on(PastRecord { offset: at as i64, key, value });
+        }
+        self.at = end;
+        Ok(self.at < self.end)
+    }
+}
+
 /// The log folds to the table, under dense numbers, and copied rows stand at their point of history.
-fn assert_converged(log: &[Stored], history: &History, what: &str) {
-    let mut table = BTreeSet::new();
+fn assert_converged(
+    log: &[Stored],
+    epoch: u64,
+    mut table: BTreeSet<Option<u64>>,
+    history: &History,
+    what: &str,
+) {
     let mut last = (0, 0);
-    for (record, seq) in log.iter().zip((1_u64 << 44) + 1..) {
+    for (record, seq) in log.iter().zip((epoch << 44) + 1..) {
         let value: Value =
             serde_json::from_slice(record.value.as_deref().expect("a value")).expect("JSON");
         let number = |field: &str| value["source"][field].as_u64().expect("a number");
         assert_eq!(number("seq"), seq, "{what}");
-        let is_streamed = value["op"] != "r";
+        let is_streamed = value["source"]["snapshot"] == "false";
         let place = (number("commit_lsn"), u8::from(is_streamed));
         assert!(place >= last, "{what}: {value} after {last:?}");
         last = place;
@@ -198,7 +239,7 @@ fn a_copy_that_dies_at_any_step_ends_with_the_table() {
                     live(&log, &history, &mut point, &mut random)
                         .unwrap_or_else(|error| panic!("{what}: {error}"));
                 }
-                assert_converged(&log.committed(), &history, &what);
+                assert_converged(&log.committed(), 1, BTreeSet::new(), &history, &what);
                 let copied = last_record(&log).tables.get(&item()).cloned();
                 assert!(matches!(copied, Some(Existing::Copied { .. })), "{what}: {copied:?}");
                 if !log.has_failed() {
@@ -224,8 +265,64 @@ fn a_copy_that_dies_again_and_again_ends_with_the_table() {
         log.fail_at(u64::MAX, Fault::Before);
         let what = format!("seed {seed}");
         live(&log, &history, &mut point, &mut random).unwrap_or_else(|e| panic!("{what}: {e}"));
-        assert_converged(&log.committed(), &history, &what);
+        assert_converged(&log.committed(), 1, BTreeSet::new(), &history, &what);
     }
+}
+
+/// A log whose topic holds keys that the table lost while nobody followed it, and lacks others; progress says that the
+/// table is in doubt, in a second epoch.
+fn after_a_gap(history: &History, random: &mut StdRng) -> (Memory, BTreeSet<Option<u64>>) {
+    let log = Memory::default();
+    let mut script = script::Script::default();
+    script.transaction(random.random_range(0..30));
+    let (mut first, _) = pipeline(&log, limits());
+    first.on_chunk(&script.messages_from(Lsn::ZERO).concat()).expect("no fault");
+    first.drain().expect("no fault");
+    let mut record = last_record(&log);
+    let seq = Seq::new(2, 0).expect("in range");
+    (record.epoch, record.seq, record.position) = (2, seq.get(), Lsn(1_000));
+    record.tables.insert(item(), Existing::Doubtful);
+    log.writer().commit(&record.encode()).expect("no fault");
+    let known = log.committed().into_iter().map(|stored| {
+        let value: Value =
+            serde_json::from_slice(stored.value.as_deref().expect("a row")).expect("JSON");
+        value["after"]["id"].as_u64()
+    });
+    let known: BTreeSet<_> = known.collect();
+    assert!(history.before.len() < 20, "fewer than the topic may hold");
+    (log, known)
+}
+
+#[test]
+fn a_table_read_again_after_a_gap_ends_with_the_table_wherever_the_reader_dies() {
+    let base = clock::now_ms() as u64;
+    let mut vanished = 0;
+    for seed in base..base + 60 {
+        let history = History::random(&mut StdRng::seed_from_u64(seed));
+        for fault in [Fault::Before, Fault::After] {
+            for step in 0.. {
+                let what = format!("seed {seed}, {fault:?} step {step}");
+                let mut random = StdRng::seed_from_u64(seed ^ step);
+                let (log, known) = after_a_gap(&history, &mut StdRng::seed_from_u64(seed));
+                let before = log.committed().len();
+                let mut point = 0;
+                log.fail_at(step, fault);
+                if live(&log, &history, &mut point, &mut random).is_err() {
+                    live(&log, &history, &mut point, &mut random)
+                        .unwrap_or_else(|error| panic!("{what}: {error}"));
+                }
+                vanished +=
+                    known.iter().flatten().filter(|id| !history.before.contains(id)).count();
+                assert_converged(&log.committed()[before..], 2, known, &history, &what);
+                let copied = last_record(&log).tables.get(&item()).cloned();
+                assert!(matches!(copied, Some(Existing::Copied { .. })), "{what}: {copied:?}");
+                if !log.has_failed() {
+                    break;
+                }
+            }
+        }
+    }
+    assert!(vanished > 0, "no key had vanished");
 }
 
 #[test]
@@ -240,7 +337,7 @@ fn a_copy_whose_point_the_stream_has_passed_is_refused() {
     let (sender, receiver) = queue(1 << 20);
     sender.push(Input::Chunk(Bytes::from(history.messages_from(Lsn::ZERO).concat())));
     // At its point the row is still there; written now, it would be there for ever.
-    let late = order(&history, 1_048, &mut StdRng::seed_from_u64(1));
+    let late = order(&log, &history, 1_048, true, &mut StdRng::seed_from_u64(1));
     sender.push(Input::Copy(Box::new(late)));
     drop(sender);
     let refused = pipeline.run(&receiver, &AtomicBool::new(false)).expect_err("too late");
