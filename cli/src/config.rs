@@ -165,6 +165,7 @@ fn reader(mut section: Section<'_>, load: Load<'_>, mistakes: &mut Mistakes) -> 
         slot_wait_ms: section.or("slot_wait", millis(default.slot_wait_ms), mistakes).0.as_millis()
             as u64,
         heartbeat: section.or("heartbeat", Span(default.heartbeat), mistakes).0,
+        ..default
     };
     let nothing = [
         ("transaction_bytes", limits.transaction_bytes as u64),

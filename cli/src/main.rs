@@ -89,7 +89,7 @@ impl Command {
     /// Long-running commands tell their story; the others speak when something is wrong.
     fn usual_log(&self) -> &'static str {
         match self {
-            Self::Cdc(_) | Self::Sinks(sinks::Command::Run(_)) => "info",
+            Self::Cdc(cdc::Command::Run(_)) | Self::Sinks(sinks::Command::Run(_)) => "info",
             _ => "warn,librdkafka=off,rdkafka=off",
         }
     }
@@ -185,7 +185,11 @@ mod tests {
             [
                 "apply",
                 "cdc",
+                "cdc adopt",
+                "cdc resync",
                 "cdc run",
+                "cdc snapshot",
+                "cdc status",
                 "check",
                 "completions",
                 "config",

@@ -79,7 +79,13 @@ pub(crate) struct Refused {
 
 impl From<Refusal> for Refused {
     fn from(refusal: Refusal) -> Self {
-        Self { refusals: vec![refusal], sources: Sources::default() }
+        vec![refusal].into()
+    }
+}
+
+impl From<Vec<Refusal>> for Refused {
+    fn from(refusals: Vec<Refusal>) -> Self {
+        Self { refusals, sources: Sources::default() }
     }
 }
 
@@ -130,10 +136,13 @@ pub(crate) async fn apply(
 }
 
 /// Changes what is registered, without a catalog: `change` says how, from the world as it is.
-pub(crate) async fn alter(
+pub(crate) async fn alter<E>(
     cx: &Context,
-    change: impl FnOnce(&Config, &World) -> Result<Vec<Change>, Refusal>,
-) -> anyhow::Result<ExitCode> {
+    change: impl FnOnce(&Config, &World) -> Result<Vec<Change>, E>,
+) -> anyhow::Result<ExitCode>
+where
+    Refused: From<E>,
+{
     let config = cx.config()?;
     let registry = Registry::connect(config.pipeline.clone(), config.servers()).await?;
     registry.lock().await?;

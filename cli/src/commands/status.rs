@@ -57,25 +57,29 @@ struct Status {
     problems: Vec<String>,
 }
 
-#[derive(Serialize)]
-struct Slot {
-    name: String,
-    active: bool,
-    wal_status: Option<String>,
-    confirmed_flush: Option<Lsn>,
-    restart_lsn: Option<Lsn>,
-    wal_end: Lsn,
+#[derive(Clone, Serialize)]
+pub(crate) struct Slot {
+    pub(crate) name: String,
+    pub(crate) active: bool,
+    pub(crate) wal_status: Option<String>,
+    pub(crate) confirmed_flush: Option<Lsn>,
+    pub(crate) restart_lsn: Option<Lsn>,
+    pub(crate) wal_end: Lsn,
+    /// How far the server has sent changes; absent while no reader is connected.
+    pub(crate) sent: Option<Lsn>,
     /// WAL that Postgres keeps for the slot.
-    retained_bytes: Option<u64>,
+    pub(crate) retained_bytes: Option<u64>,
+    /// WAL that may still be written before Postgres gives the slot up; absent without `max_slot_wal_keep_size`.
+    pub(crate) budget_bytes: Option<u64>,
 }
 
 /// How far the reader is behind.
 #[derive(Serialize)]
-struct Reader {
+pub(crate) struct Reader {
     /// WAL after progress.
-    lag_bytes: Option<u64>,
+    pub(crate) lag_bytes: Option<u64>,
     /// Age of the last progress while there is WAL after it; changes of other tables count as WAL too.
-    lag_seconds: Option<u64>,
+    pub(crate) lag_seconds: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -171,7 +175,7 @@ async fn look(config: &Config) -> Status {
     let (topics, mut sinks) = streams.map_err(&mut note).unwrap_or_default();
     // Progress was read before the ends of the topics, so its records stand below what each sink was seen to have.
     // While a table is copied, rows from before are still to come.
-    let settled = progress.as_ref().filter(|progress| progress.copying.is_none());
+    let settled = progress.as_ref().filter(|progress| progress.is_settled());
     let position = settled.map(|progress| progress.position);
     for sink in sinks.iter_mut().filter(|sink| sink.has_all()) {
         sink.complete_to = position;
@@ -189,7 +193,7 @@ async fn look(config: &Config) -> Status {
     }
 }
 
-fn lag(slot: Option<&Slot>, progress: Option<&progress::Record>, now_ms: i64) -> Reader {
+pub(crate) fn lag(slot: Option<&Slot>, progress: Option<&progress::Record>, now_ms: i64) -> Reader {
     let (Some(slot), Some(progress)) = (slot, progress) else {
         return Reader { lag_bytes: None, lag_seconds: None };
     };
@@ -198,7 +202,8 @@ fn lag(slot: Option<&Slot>, progress: Option<&progress::Record>, now_ms: i64) ->
     Reader { lag_bytes: Some(lag_bytes), lag_seconds: Some(if lag_bytes == 0 { 0 } else { age }) }
 }
 
-async fn slot(config: &Config) -> anyhow::Result<Option<Slot>> {
+/// The pipeline's slot as the server shows it; `None` when there is none.
+pub(crate) async fn slot(config: &Config) -> anyhow::Result<Option<Slot>> {
     let address = config.postgres.address();
     let application = format!("tailwater {} status", config.pipeline);
     let client = tailwater_postgres::client(&config.postgres, &application).await?;
@@ -213,6 +218,8 @@ async fn slot(config: &Config) -> anyhow::Result<Option<Slot>> {
     let wal_end = lsn("wal_end").context("Postgres did not say where its WAL ends")?;
     let restart_lsn: Option<Lsn> = lsn("restart_lsn");
     Ok(Some(Slot {
+        sent: lsn("sent"),
+        budget_bytes: row.get::<_, Option<i64>>("budget").map(|bytes| bytes.max(0).cast_unsigned()),
         active: row.get("active"),
         wal_status: row.get("wal_status"),
         confirmed_flush: lsn("confirmed_flush"),
@@ -226,6 +233,8 @@ async fn slot(config: &Config) -> anyhow::Result<Option<Slot>> {
 /// A standby has no insert position; what it replayed is where its WAL ends for a slot.
 const SLOT: &str = "
 SELECT active, wal_status, confirmed_flush_lsn::text AS confirmed_flush, restart_lsn::text AS restart_lsn,
+       safe_wal_size AS budget,
+       (SELECT sent_lsn::text FROM pg_stat_replication WHERE pid = active_pid) AS sent,
        (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END)::text AS wal_end
 FROM pg_replication_slots WHERE slot_name = $1::text";
 
@@ -323,6 +332,9 @@ fn facts(status: &Status) -> Vec<(&'static str, String)> {
             facts.push(("confirmed", confirmed));
             facts.push(("wal end", slot.wal_end.to_string()));
             facts.push(("wal kept", slot.retained_bytes.map_or_else(unknown, bytes)));
+            facts.extend(
+                slot.budget_bytes.map(|left| ("wal budget", format!("{} left", bytes(left)))),
+            );
         }
     }
     match &status.progress {
@@ -354,8 +366,8 @@ fn facts(status: &Status) -> Vec<(&'static str, String)> {
     facts
 }
 
-/// How far a first copy is.
-fn told(copying: &Copying, now_ms: i64) -> String {
+/// How far a copy is.
+pub(crate) fn told(copying: &Copying, now_ms: i64) -> String {
     let left = copying
         .left_ms(now_ms)
         .map_or_else(|| "no estimate yet".to_owned(), |ms| format!("about {} s left", ms / 1000));

@@ -82,7 +82,7 @@ pub(crate) async fn run(cx: &Context, args: &Args) -> anyhow::Result<ExitCode> {
     let reader = config.reader(Existing::default());
     loop {
         // While a table is copied, rows from before are still to come.
-        let settled = progress::read(&reader).await?.filter(|record| record.copying.is_none());
+        let settled = progress::read(&reader).await?.filter(progress::Record::is_settled);
         let position = settled.map_or(Lsn::ZERO, |record| record.position);
         if position >= until {
             break;

@@ -39,6 +39,35 @@ fn every_test_that_a_guarantee_names_exists() {
     assert!(missing.is_empty(), "{missing:?}");
 }
 
+/// What stands in the table of situations is what the reader can end with, and is tested.
+#[test]
+fn every_situation_in_which_the_reader_stops_has_its_row_and_its_test() {
+    let text = page("docs/must-stop.md");
+    let rows: Vec<Vec<&str>> = text
+        .lines()
+        .filter(|line| line.contains("| TW"))
+        .map(|line| line.trim_matches('|').split(" | ").map(str::trim).collect())
+        .collect();
+    let codes: BTreeSet<&str> = rows.iter().map(|row| row[1]).collect();
+    let start: Vec<String> = (11..=26).map(|code| format!("TW{code:03}")).collect();
+    let missing: Vec<_> = start.iter().filter(|code| !codes.contains(code.as_str())).collect();
+    assert!(missing.is_empty(), "{missing:?} have no row");
+    let known = run(&root(), &["explain", "-o", "json"]).done();
+    let known: serde_json::Value = serde_json::from_str(&known).expect("JSON");
+    let known: BTreeSet<&str> =
+        known.as_array().into_iter().flatten().filter_map(|page| page["code"].as_str()).collect();
+    let mut sources = String::new();
+    read_sources(&root().join("cdc/tests"), &mut sources);
+    for row in &rows {
+        assert_eq!(row.len(), 5, "{row:?}");
+        assert!(known.contains(row[1]), "{row:?}: no such code");
+        let test = format!("fn {}(", row[2].trim_matches('`'));
+        assert!(sources.contains(&test), "{row:?}: no such test");
+        let body = sources.split(&test).nth(1).and_then(|rest| rest.split("\n}\n").next());
+        assert!(body.is_some_and(|body| body.contains(row[1])), "{row:?}: not what it tests");
+    }
+}
+
 fn read_sources(folder: &Path, into: &mut String) {
     for entry in fs::read_dir(folder).expect("a folder") {
         let path = entry.expect("an entry").path();

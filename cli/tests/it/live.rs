@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::command::{Ran, run, tailwater};
 use crate::place::Place;
 
-fn json(ran: Ran) -> Value {
+pub(crate) fn json(ran: Ran) -> Value {
     serde_json::from_str(&ran.done()).expect("JSON")
 }
 
@@ -186,10 +186,10 @@ async fn a_dead_letter_is_given_to_its_sink_again_when_the_cause_is_mended() -> 
 }
 
 /// A child that is ended when the test ends, however it ends.
-struct Running(Child);
+pub(crate) struct Running(Child);
 
 impl Running {
-    fn start(place: &Place, arguments: &[&str]) -> anyhow::Result<Self> {
+    pub(crate) fn start(place: &Place, arguments: &[&str]) -> anyhow::Result<Self> {
         let log = std::fs::File::create(place.folder.join(format!("{}.log", arguments.join("-"))))?;
         let child =
             tailwater(&place.folder, arguments).stdout(Stdio::null()).stderr(log).spawn()?;
@@ -197,7 +197,7 @@ impl Running {
     }
 
     /// SIGTERM by the recorded process id, then the exit code.
-    fn drain(mut self) -> anyhow::Result<Option<i32>> {
+    pub(crate) fn drain(mut self) -> anyhow::Result<Option<i32>> {
         let id = nix::unistd::Pid::from_raw(self.0.id().try_into()?);
         nix::sys::signal::kill(id, nix::sys::signal::Signal::SIGTERM)?;
         Ok(self.0.wait()?.code())
@@ -211,7 +211,7 @@ impl Drop for Running {
     }
 }
 
-async fn eventually(what: &str, mut is: impl FnMut() -> bool) -> anyhow::Result<()> {
+pub(crate) async fn eventually(what: &str, mut is: impl FnMut() -> bool) -> anyhow::Result<()> {
     let begun = Instant::now();
     while !is() {
         anyhow::ensure!(begun.elapsed() < Duration::from_secs(60), "not within 60 s: {what}");

@@ -6,3 +6,4 @@ mod broken;
 mod docs;
 mod place;
 mod live;
+mod repair;

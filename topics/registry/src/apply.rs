@@ -128,7 +128,7 @@ impl Registry {
             Change::SetTopicConfig { name, settings } => self.broker.set(name, settings).await?,
             Change::CreateBucket { bucket } => self.destinations.create_bucket(bucket).await?,
             Change::CreateIndex { spec } => self.destinations.create_index(spec).await?,
-            Change::RegisterTopic(topic) => {
+            Change::RegisterTopic(topic) | Change::RereadTable(topic) => {
                 self.register(Registration::Topic(topic.clone())).await?;
             }
             Change::CreatePublication { name, publish, tables } => {
@@ -145,9 +145,6 @@ impl Registry {
                 self.register(Registration::Sink(sink)).await?;
             }
             Change::SetStanding(registration) => self.register(registration.clone()).await?,
-            Change::RereadTable(topic) => {
-                self.register(Registration::Topic(topic.clone())).await?;
-            }
             Change::UnpublishTables { name, tables } => {
                 self.database.unpublish(name, tables).await?;
             }

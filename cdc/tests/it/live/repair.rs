@@ -45,7 +45,7 @@ impl World {
     }
 
     /// Asks for the rows of the table once more, as the command does.
-    async fn ask_again(&mut self, reader: Option<&Reader>) -> i64 {
+    fn ask_again(&mut self, reader: Option<&Reader>) -> i64 {
         let name = self.changes();
         let topic = self.registrations.topics.get_mut(&name).expect("it is registered");
         let last = topic.reread.as_ref().map_or(0, |reread| reread.asked_ms);
@@ -115,9 +115,9 @@ async fn a_table_read_again_on_command_ends_with_the_table() {
     (5_000..5_100).for_each(|id| intrude(&world, id));
     let writer = write(&world, seed, Duration::from_secs(5));
     sleep(Duration::from_secs(1)).await;
-    let asked = world.ask_again(Some(&reader)).await;
+    let asked = world.ask_again(Some(&reader));
     world.wait_for_answer(asked).await;
-    let again = world.ask_again(Some(&reader)).await;
+    let again = world.ask_again(Some(&reader));
     world.wait_for_answer(again).await;
     assert!(writer.await.expect("no panic") > 0);
     wait_for_all(&world).await;
@@ -146,7 +146,7 @@ async fn a_request_to_read_a_table_again_outlives_a_reader_that_is_killed() {
     world.read_until(&world.changes(), 20_000).await;
     reader.stop().await.expect("it drains");
     (30_000..30_010).for_each(|id| intrude(&world, id));
-    let asked = world.ask_again(None).await;
+    let asked = world.ask_again(None);
     let writer = write(&world, seed, Duration::from_secs(5));
     for _ in 0..4 {
         let mut child = world.start_child();
@@ -253,7 +253,7 @@ async fn a_moved_slot_is_adopted_and_the_table_is_made_good_by_reading_it_again(
     world.sql("INSERT INTO item VALUES (5, 'c')").await;
     let seen = world.read_until(&world.changes(), 3).await;
     assert_eq!(seen[2].seq(), (2 << 44) + 1, "a new epoch says where changes may be missing");
-    let asked = world.ask_again(Some(&reader)).await;
+    let asked = world.ask_again(Some(&reader));
     world.wait_for_answer(asked).await;
     reader.stop().await.expect("it drains");
     world.assert_converged("after the loss").await;
@@ -309,7 +309,7 @@ async fn a_topic_that_lost_records_is_adopted_and_its_table_read_again() {
     world.make_anew(&world.changes()).await;
     world.stops("TW026").await;
     world.adopt(Wish::default()).await;
-    let asked = world.ask_again(None).await;
+    let asked = world.ask_again(None);
     let reader = world.start_reader().await;
     world.wait_for_answer(asked).await;
     reader.stop().await.expect("it drains");

@@ -250,7 +250,7 @@ async fn until_read(config: &Config, lsn: Lsn) -> anyhow::Result<()> {
     let (reader, began) = (config.reader(Existing::default()), Instant::now());
     loop {
         // While a table is copied, rows from before are still to come.
-        let settled = progress::read(&reader).await?.filter(|record| record.copying.is_none());
+        let settled = progress::read(&reader).await?.filter(progress::Record::is_settled);
         let position = settled.map_or(Lsn::ZERO, |record| record.position);
         if position >= lsn {
             return Ok(());
