@@ -9,7 +9,6 @@ pub mod kafka;
 pub mod memory;
 /// What stands in topics already.
 pub mod past;
-mod push;
 
 use rdkafka::error::KafkaError;
 use tailwater_runtime::ErrorClass;

@@ -4,9 +4,6 @@
 //!   first would let it commit once more behind our back.
 //! * The producer's own flush waits in slices of 100 ms. We serve its queue ourselves until nothing is in
 //!   flight, and only then commit.
-//! * While a request is unanswered, the client's thread goes round without a pause as soon as a message of the same
-//!   partition has waited longer than `linger.ms`. So that is long, and at the end of a transaction the client is told
-//!   not to wait.
 //! * Messages have no time limit of their own (`message.timeout.ms=0`); the transaction has one, kept here.
 
 use std::collections::HashMap;
@@ -24,7 +21,6 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext, Pur
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tailwater_topics_contract::{PipelineName, TopicName, TopicRegistration};
 
-use super::push::push;
 use super::{Error, Publisher};
 use crate::batch::Batch;
 use crate::progress::{self, Ends};
@@ -48,11 +44,8 @@ const ABORT_WAIT: Duration = Duration::from_secs(5);
 /// How long questions about topics may take.
 pub(super) const ASK_WAIT: Duration = Duration::from_secs(15);
 
-/// Between two looks at what was purged. The client's own `poll` spins in its last millisecond.
+/// Between two looks at what was delivered. The client's own `poll` spins in its last millisecond.
 const SERVE_PAUSE: Duration = Duration::from_micros(100);
-
-/// How long a record may wait for company within a transaction: longer than brokers take to answer.
-const LINGER_MS: &str = "50";
 
 /// A transactional producer.
 pub struct Kafka {
@@ -149,8 +142,9 @@ impl Kafka {
     /// Prepares a producer; nothing is sent yet. Users' properties override only what delivery does not rest on.
     pub fn new(config: &KafkaConfig, pipeline: &PipelineName) -> Result<Self, Error> {
         let mut client = config.client();
+        // Every batch is committed at once; waiting for company would only add to each commit.
         let ours = [
-            ("linger.ms", LINGER_MS),
+            ("linger.ms", "1"),
             ("compression.type", "lz4"),
             ("queue.buffering.max.kbytes", "65536"),
             ("queue.buffering.max.messages", "1000000"),
@@ -251,7 +245,7 @@ impl Kafka {
             }
             // One call serves one report; there may be more.
             if after == before {
-                push(&self.producer);
+                thread::sleep(SERVE_PAUSE);
             }
         }
     }

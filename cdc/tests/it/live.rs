@@ -52,7 +52,7 @@ async fn messages_arrive_once_whichever_way_the_reader_ends() {
     let from = Origin::Message("audit".to_owned());
     let (name, topic) = registration(name, from, &[], "delete");
     world.registrations.topics.insert(name.clone(), topic);
-    world.start_reader().await.stop().await.expect("the slot exists from here on");
+    world.begin().await;
     let mut sent = Vec::new();
     for round in 0..4 {
         // Each third belongs to a transaction with a row, each is its own commit; the last are never read back
@@ -134,7 +134,7 @@ async fn a_reader_killed_twenty_times_repeats_and_loses_nothing() {
     println!("seed {seed}");
     let mut random = StdRng::seed_from_u64(seed);
     let world = World::new().await;
-    world.start_reader().await.stop().await.expect("the slot exists from here on");
+    world.begin().await;
     let load = world.connect().await;
     let writer = tokio::spawn(async move {
         // Single rows, small transactions, some rolled back; all numbered without holes.
@@ -182,7 +182,7 @@ async fn a_large_transaction_is_split_and_survives_kills_in_its_middle() {
     println!("seed {seed}");
     let mut random = StdRng::seed_from_u64(seed);
     let world = World::new().await;
-    world.start_reader().await.stop().await.expect("the slot exists from here on");
+    world.begin().await;
     let rows = 200_000;
     world
         .sql(&format!(
@@ -237,7 +237,7 @@ async fn an_idle_database_moves_its_slot() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slot_moved_by_somebody_else_stops_the_reader() {
     let world = World::new().await;
-    world.start_reader().await.stop().await.expect("it drains");
+    world.begin().await;
     world.sql("INSERT INTO item VALUES (1, 'lost')").await;
     let advance = format!(
         "SELECT pg_replication_slot_advance('{}', pg_current_wal_lsn())",
@@ -252,7 +252,7 @@ async fn a_slot_moved_by_somebody_else_stops_the_reader() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dropped_slot_and_a_slot_without_progress_stop_the_reader() {
     let world = World::new().await;
-    world.start_reader().await.stop().await.expect("it drains");
+    world.begin().await;
     let slot = world.config.pipeline.slot();
     world.sql(&format!("SELECT pg_drop_replication_slot('{slot}')")).await;
     assert_eq!(world.fail().await.code(), "TW012");
@@ -280,6 +280,7 @@ async fn a_second_reader_gives_up_and_leaves_the_first_alone() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broken_connection_is_followed_by_a_fresh_session() {
     let world = World::new().await;
+    world.begin().await;
     let reader = world.start_reader().await;
     for id in 0..5 {
         world.sql(&format!("INSERT INTO item VALUES ({id}, 'x')")).await;
@@ -701,6 +702,18 @@ impl World {
             sleep(Duration::from_millis(20)).await;
         }
         reader
+    }
+
+    /// The very first start, up to the end of its copy: from here on a row comes by its change and in no other way.
+    pub(crate) async fn begin(&self) {
+        let reader = self.start_reader().await;
+        snapshot::wait_for_copies(self, self.written_tables()).await;
+        reader.stop().await.expect("it drains");
+    }
+
+    fn written_tables(&self) -> usize {
+        let tables = self.registrations.topics.values();
+        tables.filter(|topic| matches!(topic.spec.from, Origin::Table(_))).count()
     }
 
     /// A reader that must refuse to work.

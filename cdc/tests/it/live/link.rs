@@ -96,7 +96,7 @@ async fn a_link_cut_at_any_byte_repeats_and_loses_nothing() {
     let mut world = World::new().await;
     // A first copy would bring rows a second time; what it does under cuts is tested with it.
     world.config.from_now = true;
-    world.start_reader().await.stop().await.expect("it drains");
+    world.begin().await;
     let server = world.config.postgres.hosts.iter().next().expect("one").clone();
     let link = Link::to(server).await;
     world.config.postgres.hosts = Hosts::one("127.0.0.1", link.port);
