@@ -141,6 +141,14 @@ struct Open {
     emit_from: u64,
 }
 
+impl Open {
+    /// What is written at the point of a copy belongs to no transaction; its time is that of the snapshot.
+    fn of_copy(position: Position, taken_ms: i64) -> Self {
+        let commit_us = taken_ms.saturating_mul(1_000);
+        Self { commit_lsn: position.commit_lsn, commit_us, xid: 0, ordinal: 0, emit_from: 0 }
+    }
+}
+
 impl Capture {
     /// Goes on at `resume`.
     pub fn new(
@@ -241,21 +249,30 @@ impl Capture {
         now_ms: i64,
         out: &mut Batch,
     ) -> Result<(), Error> {
-        let commit_lsn = position.commit_lsn;
-        let commit_us = taken_ms.saturating_mul(1_000);
-        let open = Open { commit_lsn, commit_us, xid: 0, ordinal: 0, emit_from: 0 };
-        let mut writer = RecordWriter {
+        let open = Open::of_copy(position, taken_ms);
+        let mut writer = self.copy_writer(&open, position, now_ms, out);
+        writer.write(route, Images { op: b'r', before: None, after: Some(row), fill: None }, None)
+    }
+
+    /// Writes at the point of a copy. To be called between transactions only.
+    fn copy_writer<'a>(
+        &'a mut self,
+        open: &'a Open,
+        position: Position,
+        now_ms: i64,
+        out: &'a mut Batch,
+    ) -> RecordWriter<'a> {
+        RecordWriter {
             pipeline: self.routes.source().pipeline.as_str(),
-            open: &open,
+            open,
             seq: &mut self.seq,
             unchanged: &mut self.unchanged,
-            lsn: commit_lsn,
+            lsn: open.commit_lsn,
             last_commit: self.position,
             position,
             now_ms,
             out,
-        };
-        writer.write(route, Images { op: b'r', before: None, after: Some(row), fill: None }, None)
+        }
     }
 
     /// What progress must say once every record given out so far is durable.

@@ -18,20 +18,8 @@ impl Capture {
         now_ms: i64,
         out: &mut Batch,
     ) -> Result<(), Error> {
-        let commit_lsn = position.commit_lsn;
-        let commit_us = taken_ms.saturating_mul(1_000);
-        let open = Open { commit_lsn, commit_us, xid: 0, ordinal: 0, emit_from: 0 };
-        let mut writer = RecordWriter {
-            pipeline: self.routes.source().pipeline.as_str(),
-            open: &open,
-            seq: &mut self.seq,
-            unchanged: &mut self.unchanged,
-            lsn: commit_lsn,
-            last_commit: self.position,
-            position,
-            now_ms,
-            out,
-        };
+        let open = Open::of_copy(position, taken_ms);
+        let mut writer = self.copy_writer(&open, position, now_ms, out);
         let origin = writer.origin()?;
         let arena = writer.out.arena();
         let value = route.plan.vanished(key, origin, writer.unchanged, arena)?;
