@@ -16,7 +16,7 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders};
+use rdkafka::message::{BorrowedMessage, DeliveryResult, Header, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext, PurgeConfig};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tailwater_topics_contract::{PipelineName, TopicName, TopicRegistration};
@@ -494,24 +494,50 @@ pub fn last_value(config: &KafkaConfig, topic: &TopicName) -> Result<Option<Vec<
     let consumer = consumer(config, "read_committed", topic.as_str())?;
     partitions(consumer.client(), &config.brokers, topic)?;
     let (low, high) = consumer.fetch_watermarks(topic.as_str(), 0, ASK_WAIT).map_err(failed)?;
+    let window = Window { topic, partition: 0, first: low, next: high };
+    newest(&consumer, &config.brokers, doing, window, |message| {
+        (message.key() == Some(progress::KEY)).then(|| message.payload().map(<[u8]>::to_vec))?
+    })
+}
+
+/// Offsets of a partition.
+#[derive(Clone, Copy)]
+pub(super) struct Window<'a> {
+    pub(super) topic: &'a TopicName,
+    pub(super) partition: i32,
+    /// The first that is still there.
+    pub(super) first: i64,
+    /// The one that the next record gets.
+    pub(super) next: i64,
+}
+
+/// What `pick` makes of the last record of which it makes anything; `None` when there is no such record. Blocks.
+pub(super) fn newest<T>(
+    consumer: &BaseConsumer<Quiet>,
+    brokers: &str,
+    doing: &'static str,
+    window: Window<'_>,
+    pick: impl Fn(&BorrowedMessage<'_>) -> Option<T>,
+) -> Result<Option<T>, Error> {
+    let failed = |source| classified(source, brokers, doing);
+    let Window { topic, partition, first, next } = window;
     let deadline = Instant::now() + ASK_WAIT;
-    // The last value is nearly always among the last few records; what comes before is read only if not.
+    // Nearly always among the last few records; what comes before is read only if not. Markers of transactions take
+    // offsets, too.
     for window in [64, 8192, i64::MAX] {
-        let start = high.saturating_sub(window).max(low);
+        let start = next.saturating_sub(window).max(first);
         let mut assignment = TopicPartitionList::new();
         assignment
-            .add_partition_offset(topic.as_str(), 0, Offset::Offset(start))
+            .add_partition_offset(topic.as_str(), partition, Offset::Offset(start))
+            .and_then(|()| consumer.assign(&assignment))
             .map_err(failed)?;
-        consumer.assign(&assignment).map_err(failed)?;
         let mut last = None;
         loop {
             match consumer.poll(Duration::from_millis(200)) {
                 Some(Ok(message)) => {
-                    if let (Some(progress::KEY), Some(value)) = (message.key(), message.payload()) {
-                        last = Some(value.to_vec());
-                    }
+                    last = pick(&message).or(last);
                     // Somebody who writes without a pause would keep the end away for ever.
-                    if message.offset() + 1 >= high {
+                    if message.offset() + 1 >= next {
                         break;
                     }
                 }
@@ -521,11 +547,11 @@ pub fn last_value(config: &KafkaConfig, topic: &TopicName) -> Result<Option<Vec<
                 None => {}
             }
             if Instant::now() >= deadline {
-                let (brokers, seconds) = (config.brokers.clone(), ASK_WAIT.as_secs());
+                let (brokers, seconds) = (brokers.to_owned(), ASK_WAIT.as_secs());
                 return Err(Error::TimedOut { brokers, doing, seconds });
             }
         }
-        if last.is_some() || start == low {
+        if last.is_some() || start == first {
             return Ok(last);
         }
     }

@@ -12,7 +12,7 @@ use tailwater_config::KafkaConfig;
 use tailwater_topics_contract::{Seq, TopicName, header};
 
 use super::Error;
-use super::kafka::{ASK_WAIT, Quiet, classified, consumer, is_passing, partitions};
+use super::kafka::{ASK_WAIT, Quiet, Window, classified, consumer, is_passing, newest, partitions};
 
 /// How long one call reads, and how many records at most, so that its caller can look at other things.
 const SLICE: Duration = Duration::from_millis(200);
@@ -168,47 +168,12 @@ impl Reading {
 pub fn last_epoch(config: &KafkaConfig, topic: &TopicName) -> Result<Option<u16>, Error> {
     let mut highest = None;
     for (extent, partition) in KafkaPast::new(config).extents(topic)?.into_iter().zip(0..) {
-        highest = highest.max(last_seq(config, topic, partition, extent)?);
+        let consumer = consumer(config, "read_committed", "tailwater")?;
+        let window = Window { topic, partition, first: extent.first, next: extent.next };
+        let last = newest(&consumer, &config.brokers, DOING, window, |message| seq(message))?;
+        highest = highest.max(last);
     }
     Ok(highest.map(Seq::epoch))
-}
-
-fn last_seq(
-    config: &KafkaConfig,
-    topic: &TopicName,
-    partition: i32,
-    extent: Extent,
-) -> Result<Option<Seq>, Error> {
-    let failed = |source| classified(source, &config.brokers, DOING);
-    let consumer = consumer(config, "read_committed", "tailwater")?;
-    let deadline = Instant::now() + ASK_WAIT;
-    // Nearly always among the last few; markers of transactions and what was given up take offsets, too.
-    for window in [64, 8192, i64::MAX] {
-        let first = extent.next.saturating_sub(window).max(extent.first);
-        let mut assignment = TopicPartitionList::new();
-        assignment
-            .add_partition_offset(topic.as_str(), partition, Offset::Offset(first))
-            .and_then(|()| consumer.assign(&assignment))
-            .map_err(failed)?;
-        let mut last = None;
-        loop {
-            match consumer.poll(SLICE) {
-                Some(Ok(message)) => last = seq(&message).max(last),
-                Some(Err(KafkaError::PartitionEOF(_))) => break,
-                Some(Err(source)) if is_passing(&source) => {}
-                Some(Err(source)) => return Err(failed(source)),
-                None => {}
-            }
-            if Instant::now() >= deadline {
-                let (brokers, seconds) = (config.brokers.clone(), ASK_WAIT.as_secs());
-                return Err(Error::TimedOut { brokers, doing: DOING, seconds });
-            }
-        }
-        if last.is_some() || first == extent.first {
-            return Ok(last);
-        }
-    }
-    Ok(None)
 }
 
 /// The number of a record: in its header, or in its value.
