@@ -11,12 +11,8 @@ use crate::process::{Cost, Measured};
 
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// The existing rows read by one connection and thrown away.
-pub(crate) async fn bare_copy(backlog: &Backlog) -> anyhow::Result<Cost> {
-    let mut command = Command::new(client_path("psql"));
-    command.args(["--no-psqlrc", "--dbname", backlog.database_url()]);
-    command.args(["--command", "copy existing to stdout"]);
-    let mut process = Measured::start(&mut command, &backlog.log("psql"))?;
+/// What a process had cost when it was last seen alive.
+async fn until_ended(mut process: Measured) -> anyhow::Result<Cost> {
     let mut cost = process.cost()?;
     while process.is_running()? {
         if let Ok(now) = process.cost() {
@@ -25,6 +21,15 @@ pub(crate) async fn bare_copy(backlog: &Backlog) -> anyhow::Result<Cost> {
         tokio::time::sleep(LOOK_EVERY).await;
     }
     Ok(cost)
+}
+
+/// The existing rows read by one connection and thrown away.
+pub(crate) async fn bare_copy(backlog: &Backlog) -> anyhow::Result<Cost> {
+    let mut command = Command::new(client_path("psql"));
+    command.args(["--no-psqlrc", "--dbname", backlog.database_url()]);
+    command.args(["--command", "copy existing to stdout"]);
+    let process = Measured::start(&mut command, &backlog.log("psql"))?;
+    until_ended(process).await
 }
 
 /// The first copy of the existing rows, from its first rows in Kafka to the last; and how many came in that time.
@@ -60,15 +65,8 @@ pub(crate) async fn recvlogical(backlog: &Backlog) -> anyhow::Result<Cost> {
     command.args(["--endpos", &end, "--no-loop", "--dbname", backlog.database_url()]);
     command.args(["--option", "proto_version=1"]);
     command.arg("--option").arg(format!("publication_names={}", backlog.publication()));
-    let mut process = Measured::start(&mut command, &backlog.log("recvlogical"))?;
-    let mut cost = process.cost()?;
-    while process.is_running()? {
-        if let Ok(now) = process.cost() {
-            cost = now;
-        }
-        tokio::time::sleep(LOOK_EVERY).await;
-    }
-    Ok(cost)
+    let process = Measured::start(&mut command, &backlog.log("recvlogical"))?;
+    until_ended(process).await
 }
 
 /// The reader, from its first byte of WAL until the slot says that everything is durable in Kafka. Looking around
