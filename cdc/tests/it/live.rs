@@ -296,6 +296,26 @@ async fn a_broken_connection_is_followed_by_a_fresh_session() {
     world.drop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_quiet_database_hears_a_heartbeat_unless_it_is_switched_off() {
+    let mut world = World::new().await;
+    let ear = format!("ear_{}", world.config.pipeline);
+    world.value(&format!("SELECT slot_name::text FROM pg_create_logical_replication_slot('{ear}', 'test_decoding')")).await;
+    let beats = format!(
+        "SELECT count(*) FROM pg_logical_slot_get_changes('{ear}', NULL, NULL) WHERE data LIKE '%prefix: tailwater.heartbeat%'"
+    );
+    for (heartbeat, expected) in [(Duration::ZERO, false), (Duration::from_millis(100), true)] {
+        world.config.limits.heartbeat = heartbeat;
+        let reader = world.start_reader().await;
+        sleep(Duration::from_secs(2)).await;
+        assert_eq!(world.count(&beats).await > 3, expected, "every {heartbeat:?}");
+        reader.stop().await.expect("it drains");
+    }
+    assert!(World::read_all(&world.changes()).is_empty(), "they go nowhere");
+    world.value(&format!("SELECT pg_drop_replication_slot('{ear}')::text")).await;
+    world.drop().await;
+}
+
 // ---- Kafka ----
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
