@@ -36,6 +36,9 @@ pub struct Limits {
     /// Milliseconds a Kafka transaction may stay open while rows keep coming. When none come it is committed
     /// at once.
     pub transaction_delay_ms: u64,
+    /// Milliseconds that delivering and committing a Kafka transaction may take. The brokers abort it ten seconds later
+    /// by themselves.
+    pub transaction_wait_ms: u64,
     /// Bytes received from Postgres and not yet decoded; beyond that the reader stops reading its socket.
     pub queue_bytes: usize,
     /// How many ranges of tables are read at once while existing rows are copied; each takes a connection.
@@ -56,6 +59,7 @@ impl Default for Limits {
             transaction_bytes: 8 << 20,
             transaction_rows: 50_000,
             transaction_delay_ms: 200,
+            transaction_wait_ms: 50_000,
             queue_bytes: 8 << 20,
             copy_workers: 4,
             copy_keys: 1 << 20,

@@ -9,6 +9,7 @@ use tokio::task::spawn_blocking;
 
 use crate::config::Config;
 use crate::copier::wanted;
+use crate::crash::{self, Point};
 use crate::error::Error;
 use crate::progress::Record;
 use crate::publish::Publisher;
@@ -53,13 +54,16 @@ impl First<'_> {
         }
         let announced = Record { at_ms: clock::now_ms(), ..self.announced };
         let publisher = write(publisher, &announced).await?;
+        crash::point(Point::Announced);
         if self.unfinished {
             slot::drop(connection, slot).await?;
         }
         tracing::info!(slot, "creating the slot; it waits for running transactions");
         let (due, left_out) = wanted(config, &announced.tables, self.registered);
         let (begins, exported) = slot::create(connection, slot).await?;
+        crash::point(Point::SlotMade);
         let mut keeper = Keeper::import(config, &exported).await?;
+        crash::point(Point::SnapshotKept);
         // Once more, in the very snapshot at which the slot begins.
         if let Some(table) = slot::first_filled(keeper.connection(), outboxes).await? {
             slot::drop(connection, slot).await?;
@@ -73,12 +77,14 @@ impl First<'_> {
         let mut record = Record { position: begins, at_ms: clock::now_ms(), ..announced };
         record.tables.leave_out(left_out);
         let publisher = write(publisher, &record).await?;
+        crash::point(Point::PositionWritten);
         tracing::info!(slot, position = %begins, "first start");
         Ok(Begun { publisher, record, taken })
     }
 }
 
-async fn write(mut publisher: Kafka, record: &Record) -> Result<Kafka, Error> {
+/// Commits a record of progress alone.
+pub(crate) async fn write(mut publisher: Kafka, record: &Record) -> Result<Kafka, Error> {
     let value = record.encode();
     let body = move || {
         publisher.commit(&value)?;

@@ -9,7 +9,7 @@
 //! * The slot is confirmed from [`progress`] and from nowhere else, and only up to what a committed progress record
 //!   holds.
 //! * Status replies do not wait for the data path, so a slow broker never looks like a dead reader.
-//! * Every unclear outcome ends the process with its own code; the next start reads what happened.
+//! * After an unclear outcome nothing goes on: a fresh session fences this one and reads what happened.
 #![deny(unsafe_code)]
 
 /// What a reader is told: source, brokers, limits.
@@ -64,6 +64,8 @@ pub mod repair;
 mod watch;
 /// One session after the other.
 pub mod reader;
+/// Where a test can end the process.
+pub mod crash;
 /// What can go wrong, with codes.
 pub mod error;
 /// Names of metrics.

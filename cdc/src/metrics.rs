@@ -6,6 +6,8 @@ use tailwater_runtime::Metric;
 pub const ROWS: &str = "tailwater_cdc_rows_total";
 /// Of those, given up on request.
 pub const GIVEN_UP: &str = "tailwater_cdc_given_up_total";
+/// Records set aside because their topic does not take them.
+pub const SET_ASIDE: &str = "tailwater_cdc_set_aside_total";
 /// Records committed.
 pub const RECORDS: &str = "tailwater_cdc_records_total";
 /// Their bytes.
@@ -50,6 +52,11 @@ pub const ALL: &[Metric] = &[
         GIVEN_UP,
         &[],
         "changes that went nowhere on request: rows of removed topics, housekeeping in outbox tables",
+    ),
+    Metric::counter(
+        SET_ASIDE,
+        &["topic"],
+        "records that are larger than their topic takes and stand in the dead-letter topic of the reader",
     ),
     Metric::counter(RECORDS, &[], "records in committed Kafka transactions, without progress"),
     Metric::counter(BYTES, &[], "bytes of keys, values and headers of those records"),

@@ -24,6 +24,7 @@ use self::copy::Copy;
 use crate::batch::Batch;
 use crate::capture::{Capture, Step};
 use crate::config::Limits;
+use crate::crash::{self, Point};
 use crate::error::Error;
 use crate::metrics as names;
 use crate::progress::Progress;
@@ -221,8 +222,12 @@ impl<P: Publisher> Pipeline<P> {
         }
         match self.registered.take() {
             Some(registrations) => {
+                crash::point(Point::Registering);
                 self.progress.on_registrations(&registrations);
-                Ok(self.capture.on_registrations(&registrations)?)
+                self.publisher.on_registrations(&registrations);
+                self.capture.on_registrations(&registrations)?;
+                crash::point(Point::Registered);
+                Ok(())
             }
             None => Ok(()),
         }
@@ -272,7 +277,11 @@ impl<P: Publisher> Pipeline<P> {
     pub fn on_quiet(&mut self) -> Result<(), Error> {
         let due = match self.open.since {
             Some(since) => !self.capture.is_inside_transaction() || since.elapsed() >= self.delay(),
-            None => self.progress.is_due(&self.capture.at(), (self.clock)()),
+            None => {
+                let now_ms = (self.clock)();
+                self.progress.is_due(&self.capture.at(), now_ms)
+                    || self.progress.lacks(&self.publisher.ends(), now_ms)
+            }
         };
         self.gauge();
         if due { self.close() } else { Ok(()) }
@@ -281,6 +290,10 @@ impl<P: Publisher> Pipeline<P> {
     /// Commits what is complete, and the position of an idle stream at once.
     pub fn drain(&mut self) -> Result<(), Error> {
         if self.open.since.is_some() || self.progress.is_ahead(&self.capture.at()) {
+            self.close()?;
+        }
+        // The ends of the last records are known only now.
+        if self.progress.is_lacking(&self.publisher.ends()) {
             self.close()?;
         }
         Ok(())
@@ -292,6 +305,7 @@ impl<P: Publisher> Pipeline<P> {
         }
         let began = Instant::now();
         self.publisher.send(&self.batch)?;
+        crash::point(Point::BatchSent);
         self.batch.clear();
         self.open.send += began.elapsed();
         Ok(())
@@ -300,10 +314,13 @@ impl<P: Publisher> Pipeline<P> {
     /// Ends the Kafka transaction: records, progress, commit; only then the slot.
     fn close(&mut self) -> Result<(), Error> {
         self.hand_over()?;
+        crash::point(Point::Closing);
         let at = self.capture.at();
         let record = self.progress.next(&at, self.publisher.ends(), (self.clock)());
         self.publisher.commit(&record.encode())?;
+        crash::point(Point::Committed);
         self.progress.on_committed(record);
+        crash::point(Point::Noted);
         let open = std::mem::take(&mut self.open);
         metrics::counter!(names::TRANSACTIONS).increment(1);
         metrics::counter!(names::RECORDS).increment(open.records);

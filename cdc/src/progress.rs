@@ -263,6 +263,18 @@ impl Progress {
         self.is_ahead(at) && !(0..wait).contains(&since)
     }
 
+    /// Whether ends of partitions are known that no record holds, since so long that they should be written without
+    /// waiting for data. Otherwise a topic that loses the last records of all would not be found out at the next start.
+    pub fn lacks(&self, ends: &Ends, now_ms: i64) -> bool {
+        let since = now_ms.saturating_sub(self.record.at_ms);
+        !(0..IDLE_WRITE_MS).contains(&since) && self.is_lacking(ends)
+    }
+
+    /// The same, however short it was.
+    pub fn is_lacking(&self, ends: &Ends) -> bool {
+        merged(&self.record.ends, ends.clone()) != self.record.ends
+    }
+
     /// Whether there is a position to write at all.
     pub fn is_ahead(&self, at: &Resume) -> bool {
         at.position.max(self.idle) > self.record.position
@@ -332,7 +344,7 @@ impl Progress {
 }
 
 /// What is known now, and for the rest what was known before.
-fn merged(before: &Ends, mut now: Ends) -> Ends {
+pub(crate) fn merged(before: &Ends, mut now: Ends) -> Ends {
     for (topic, before) in before {
         let now = now.entry(topic.clone()).or_default();
         if now.len() < before.len() {
@@ -441,6 +453,17 @@ mod tests {
             Progress::new(Record { ends: ends(&[("a", &[5, 7]), ("b", &[1])]), ..record() });
         let next = progress.next(&at(0, 100, None), ends(&[("a", &[9]), ("c", &[2])]), 1);
         assert_eq!(next.ends, ends(&[("a", &[9, 7]), ("b", &[1]), ("c", &[2])]));
+    }
+
+    #[test]
+    fn ends_that_no_record_holds_are_written_when_the_stream_is_idle() {
+        let name: TopicName = "a".parse().expect("a name");
+        let ends = |end| Ends::from([(name.clone(), vec![end])]);
+        let progress = Progress::new(Record { at_ms: 1_000_000, ends: ends(5), ..record() });
+        assert!(!progress.lacks(&ends(6), 1_009_999), "soon something else may take them along");
+        assert!(progress.lacks(&ends(6), 1_010_000));
+        assert!(!progress.lacks(&ends(5), 1_010_000));
+        assert!(!progress.lacks(&Ends::new(), 1_010_000));
     }
 
     #[test]

@@ -5,14 +5,18 @@
 //!                          └──abort──▶ never visible
 //! ```
 
+mod ask;
+mod deliveries;
 pub mod kafka;
+mod letter;
 pub mod memory;
+mod partition;
 /// What stands in topics already.
 pub mod past;
 
 use rdkafka::error::KafkaError;
 use tailwater_runtime::ErrorClass;
-use tailwater_topics_contract::TopicName;
+use tailwater_topics_contract::{Registrations, TopicName};
 
 use crate::batch::Batch;
 use crate::error::{Code, code};
@@ -39,6 +43,9 @@ pub trait Publisher: Send + 'static {
 
     /// Where each partition ends at least, as far as this publisher knows.
     fn ends(&self) -> Ends;
+
+    /// What is registered has changed; comes between two Postgres transactions.
+    fn on_registrations(&mut self, _registered: &Registrations) {}
 }
 
 /// What can go wrong with the log.
@@ -52,7 +59,7 @@ pub enum Error {
     Fenced,
     /// A commit without a clear answer.
     #[error(
-        "it is unknown whether a Kafka transaction was committed; start again, which finds out"
+        "it is unknown whether a Kafka transaction was committed; the next session fences this one and finds out"
     )]
     Unclear(#[source] Box<KafkaError>),
     /// No answer in time.
@@ -93,8 +100,32 @@ pub enum Error {
         /// The topic.
         topic: TopicName,
     },
+    /// The topic of progress does not exist.
+    #[error(
+        "the progress topic `{topic}` does not exist; create it with `tailwater apply`; if it was there before and was deleted, the pipeline is then brought back with `tailwater cdc adopt` or `tailwater cdc resync`"
+    )]
+    NoProgressTopic {
+        /// The topic.
+        topic: TopicName,
+    },
+    /// A record stands before what its partition held already.
+    #[error(
+        "topic `{topic}` partition {partition} put a record at offset {offset}, but its records reached {end}: the topic was deleted and made again, or Kafka lost acknowledged records; nothing of this was committed, and the reader stops until `tailwater cdc adopt` or `tailwater cdc resync`"
+    )]
+    Receded {
+        /// The topic.
+        topic: TopicName,
+        /// The partition.
+        partition: i32,
+        /// Where the record went.
+        offset: i64,
+        /// Where it had to go at least.
+        end: i64,
+    },
     /// A topic with other partitions than registered, on which keys would move.
-    #[error("topic `{topic}` has {found} partitions, but is registered with {registered}")]
+    #[error(
+        "topic `{topic}` has {found} partitions, but is registered with {registered}: the same key would go on in another one and lose its order; declare a new topic with {found} partitions"
+    )]
     Partitions {
         /// The topic.
         topic: TopicName,
@@ -105,7 +136,7 @@ pub enum Error {
     },
     /// A record larger than the client or the broker takes.
     #[error(
-        "a record of {bytes} bytes for topic `{topic}` is larger than Kafka takes; raise `max.message.bytes` of the topic and `message.max.bytes` in `kafka.properties`"
+        "a record of {bytes} bytes for topic `{topic}` is larger than Kafka takes, and larger than what can be set aside; raise `max.message.bytes` of the topic and `message.max.bytes` in `kafka.properties`"
     )]
     TooLarge {
         /// The topic.
@@ -123,12 +154,16 @@ impl Error {
     /// happened after it has fenced this one.
     pub fn class(&self) -> ErrorClass {
         match self {
-            Self::TimedOut { .. } | Self::Failed { .. } | Self::Stopped => ErrorClass::Transient,
+            // A fresh session reads what became of an unclear commit, as a new process would.
+            Self::TimedOut { .. } | Self::Failed { .. } | Self::Unclear(_) | Self::Stopped => {
+                ErrorClass::Transient
+            }
             Self::Settings(_)
             | Self::Fenced
-            | Self::Unclear(_)
             | Self::Refused { .. }
             | Self::NoTopic { .. }
+            | Self::NoProgressTopic { .. }
+            | Self::Receded { .. }
             | Self::Partitions { .. }
             | Self::TooLarge { .. } => ErrorClass::Definite,
         }
@@ -140,9 +175,41 @@ impl Error {
             Self::Fenced => code::FENCED,
             Self::Unclear(_) => code::OUTCOME_UNCLEAR,
             Self::Settings(_) | Self::Refused { .. } => code::KAFKA_REFUSED,
-            Self::NoTopic { .. } | Self::Partitions { .. } => code::TOPIC,
+            Self::NoTopic { .. } | Self::NoProgressTopic { .. } | Self::Partitions { .. } => {
+                code::TOPIC
+            }
+            Self::Receded { .. } => code::KAFKA_BEHIND,
             Self::TooLarge { .. } => code::RECORD_TOO_LARGE,
             Self::TimedOut { .. } | Self::Failed { .. } | Self::Stopped => code::KAFKA_UNREACHABLE,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_may_pass_by_itself_is_tried_again() {
+        let (brokers, topic) =
+            ("kafka:9092".to_owned(), "a.b".parse::<TopicName>().expect("a name"));
+        let receded = Error::Receded { topic: topic.clone(), partition: 0, offset: 0, end: 9 };
+        let partitions = Error::Partitions { topic: topic.clone(), found: 2, registered: 1 };
+        for (error, code) in [
+            (Error::Fenced, code::FENCED),
+            (Error::NoTopic { topic: topic.clone() }, code::TOPIC),
+            (Error::NoProgressTopic { topic: topic.clone() }, code::TOPIC),
+            (partitions, code::TOPIC),
+            (receded, code::KAFKA_BEHIND),
+            (Error::TooLarge { topic, bytes: 7 }, code::RECORD_TOO_LARGE),
+        ] {
+            assert_eq!((error.class(), error.code()), (ErrorClass::Definite, code), "{error}");
+        }
+        let late = Error::TimedOut { brokers, doing: "waiting", seconds: 1 };
+        let unclear = Error::Unclear(Box::new(KafkaError::Canceled));
+        assert_eq!(unclear.code(), code::OUTCOME_UNCLEAR);
+        for error in [late, unclear, Error::Stopped] {
+            assert_eq!(error.class(), ErrorClass::Transient, "{error}");
         }
     }
 }

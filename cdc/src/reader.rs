@@ -6,7 +6,7 @@
 //! ```
 //!
 //! * A session that ends for a passing reason is followed by a fresh one, from fencing onwards. Nothing is
-//!   carried over but the configuration: what is durable stands in the log.
+//!   carried over but the configuration and the ends of partitions seen so far: what is durable stands in the log.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,16 +23,17 @@ use tokio_util::sync::CancellationToken;
 use crate::capture::{self, Capture, SourceName};
 use crate::config::Config;
 use crate::copier::{Copier, wanted};
+use crate::crash::{self, Point};
 use crate::error::Error;
-use crate::first::First;
+use crate::first::{self, First};
 use crate::found::{self, blocking};
 use crate::mask::MaskKey;
 use crate::outbox::OutboxError;
 use crate::pipeline::Pipeline;
 use crate::preflight::{self, Declared, Finding, Severity};
 use crate::progress::{Progress, Record};
-use crate::publish::Publisher;
-use crate::publish::kafka::{self, Kafka};
+use crate::publish::kafka::{self, Kafka, KnownEnds};
+use crate::publish::{self, Publisher};
 use crate::route::RouteError;
 use crate::slot::{self, Server};
 use crate::snapshot::Taken;
@@ -92,9 +93,12 @@ async fn sessions(
     let seed = clock::now_ms() as u64;
     let mut backoff = Backoff::new(RETRY.0, RETRY.1, StdRng::seed_from_u64(seed));
     let mut attempt = 0_u32;
+    let known = KnownEnds::default();
+    let mut has_receded = false;
     loop {
         let began = Instant::now();
-        let error = match session(config, registrations, &mut going_down, shutdown, health).await {
+        let ended = session(config, registrations, &mut going_down, shutdown, health, &known).await;
+        let error = match ended {
             Ok(Ended::Stopped) => {
                 health.not_ready(PART, "stopped");
                 return Ok(());
@@ -108,6 +112,12 @@ async fn sessions(
             Err(error) => error,
         };
         health.not_ready(PART, explain(&error));
+        // The next session, with a producer that is not used up, writes down what has been lost, so that every later
+        // process stops too, and ends.
+        if matches!(error, Error::Publish(publish::Error::Receded { .. })) && !has_receded {
+            has_receded = true;
+            continue;
+        }
         if began.elapsed() >= SETTLED {
             backoff.reset();
             attempt = 0;
@@ -182,6 +192,7 @@ async fn session(
     going_down: &mut GoingDown,
     shutdown: &CancellationToken,
     health: &Health,
+    known: &KnownEnds,
 ) -> Result<Ended, Error> {
     metrics::counter!(names::SESSIONS).increment(1);
     let mut leave = Leave {
@@ -191,7 +202,7 @@ async fn session(
     };
     let begun = tokio::select! {
         () = shutdown.cancelled() => return Ok(Ended::Stopped),
-        begun = begin(config, registrations, health, &leave.stop) => begun?,
+        begun = begin(config, registrations, health, &leave.stop, known) => begun?,
     };
     let Begun { copying, server, publisher, progress, registered, taken } = begun;
 
@@ -305,6 +316,7 @@ async fn begin(
     registrations: &mut watch::Receiver<Registrations>,
     health: &Health,
     stop: &Arc<AtomicBool>,
+    known: &KnownEnds,
 ) -> Result<Begun, Error> {
     while registrations.borrow_and_update().written().next().is_none() {
         health.not_ready(PART, "no topic is registered; declare some with `tailwater apply`");
@@ -321,7 +333,8 @@ async fn begin(
     wait_for_slot(config, &mut connection, health).await?;
     let (registered, declared) = preflight(config, registrations).await?;
 
-    let mut publisher = fence(config, &registered, stop).await?;
+    let mut publisher = fence(config, &registered, stop, known).await?;
+    crash::point(Point::Fenced);
     let (kafka, topic) = (config.kafka.clone(), config.pipeline.progress_topic());
     let value = blocking(move || Ok(kafka::last_value(&kafka, &topic)?)).await?;
     let record = value.map(|value| Record::decode(&value)).transpose()?;
@@ -337,7 +350,17 @@ async fn begin(
     let taken;
     let record = match (start, record) {
         (Start::Resume { timeline }, Some(record)) => {
-            found::check_log_ends(config, &record).await?;
+            let ends = known.with(&record.ends);
+            let is_news = ends != record.ends;
+            let record = Record { ends, ..record };
+            if let Err(stop) = found::check_log_ends(config, &record).await {
+                if is_news {
+                    // So that the next process stops as well; otherwise what is written already has to do.
+                    first::write(publisher, &record).await?;
+                }
+                return Err(stop);
+            }
+            publisher.expect(&record.ends);
             tracing::info!(slot, position = %record.position, seq = record.seq, "resuming");
             // Comparable, or nothing is in flight.
             let mut record = Record { timeline, options: options.clone(), ..record };
@@ -376,6 +399,7 @@ async fn begin(
         quote_literal(&found::publications(config).map(|name| quote_identifier(&name)).join(","))
     );
     let copying = connection.stream(&command).await?;
+    crash::point(Point::Streaming);
     let progress = Progress::new(record);
     Ok(Begun { copying, server, publisher, progress, registered, taken })
 }
@@ -423,12 +447,14 @@ async fn fence(
     config: &Config,
     registered: &Registrations,
     stop: &Arc<AtomicBool>,
+    known: &KnownEnds,
 ) -> Result<Kafka, Error> {
     let (kafka, pipeline) = (config.kafka.clone(), config.pipeline.clone());
     let topics: Vec<_> = registered.written().cloned().collect();
-    let stop = Arc::clone(stop);
+    let wait = Duration::from_millis(config.limits.transaction_wait_ms);
+    let (stop, known) = (Arc::clone(stop), known.clone());
     blocking(move || {
-        let publisher = Kafka::new(&kafka, &pipeline)?;
+        let publisher = Kafka::for_topics(&kafka, &pipeline, &topics, wait, known)?;
         publisher.init(&stop)?;
         kafka::check_topics(&kafka, topics.iter())?;
         Ok(publisher)

@@ -162,6 +162,7 @@ fn reader(mut section: Section<'_>, load: Load<'_>, mistakes: &mut Mistakes) -> 
             .as_millis() as u64,
         queue_bytes: section.or("queue_bytes", bytes(default.queue_bytes), mistakes).0 as usize,
         copy_workers: section.or("copy_workers", default.copy_workers as u64, mistakes) as usize,
+        transaction_wait_ms: default.transaction_wait_ms,
         slot_wait_ms: section.or("slot_wait", millis(default.slot_wait_ms), mistakes).0.as_millis()
             as u64,
         heartbeat: section.or("heartbeat", Span(default.heartbeat), mistakes).0,

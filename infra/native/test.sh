@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# The tests, with servers of their own. usage: test.sh run|lake|postgres|gauntlet|servers|down
+# The tests, with servers of their own. usage: test.sh run|lake|postgres|gauntlet|gauntlet-reader|servers|down
 #
 #   run      everything: starts servers, runs all rings, counts them, stops the servers (TAILWATER_KEEP=1 leaves them)
 #   lake     the same for the lake alone
 #   postgres the reader's tests against every other major version of Postgres
 #   gauntlet sinks in torment, in the long form; TAILWATER_GAUNTLET says how often, TAILWATER_TEST_SEED replays
+#   gauntlet-reader
+#            the reader in torment, in the long form; the same variables, and TAILWATER_TEST_CUTS, _OUTAGE_S, _BROKER_KILLS
 #   servers  only the servers, to run single tests by hand; writes their addresses to .world-test/env
 #   down     stops them and removes their data
 set -euo pipefail
@@ -121,6 +123,28 @@ gauntlet() {
         cargo nextest run --locked --profile gauntlet -p tailwater-tests --test gauntlet --no-capture
 }
 
+# The tests are those of the short form; only how often differs. Each prints a row of the table.
+gauntlet_reader() {
+    local code=0
+    build
+    fetch_nextest
+    servers_up drop
+    cd "$root"
+    step "Gauntlet of the reader"
+    TAILWATER_GAUNTLET=${TAILWATER_GAUNTLET:-kills=300,hits=5,restarts=20,freezes=10} \
+        TAILWATER_TEST_CUTS=${TAILWATER_TEST_CUTS:-300} \
+        TAILWATER_TEST_OUTAGE_S=${TAILWATER_TEST_OUTAGE_S:-600} \
+        TAILWATER_TEST_BROKER_KILLS=${TAILWATER_TEST_BROKER_KILLS:-20} \
+        cargo nextest run --locked --profile gauntlet -p tailwater-cdc --no-fail-fast --success-output final \
+        -E 'test(/live::gauntlet::/) or test(/live::faults::brokers/) or test(/live::link::/)' 2>&1 |
+        tee "$logs/gauntlet-reader.log" || code=$?
+    step "Result"
+    say "| torment | seed | faults | transactions | records | lost | duplicated | out of order |"
+    say "| --- | --- | --- | --- | --- | --- | --- | --- |"
+    sed -nE 's/^ *(\| .* \|)$/\1/p' "$logs/gauntlet-reader.log"
+    return "$code"
+}
+
 # What is marked so that it does not run by itself, each with its reason.
 ignored() {
     grep -rn --include='*.rs' --exclude-dir=target '^ *#\[ignore' . |
@@ -134,13 +158,14 @@ install_tests() {
         die "the tests do not compile." "The compiler's messages are above."
 }
 
-[[ $# = 1 ]] || die "usage: test.sh run|lake|postgres|gauntlet|servers|down"
+[[ $# = 1 ]] || die "usage: test.sh run|lake|postgres|gauntlet|gauntlet-reader|servers|down"
 lock
 case $1 in
     run) run ;;
     lake) lake ;;
     postgres) postgres ;;
     gauntlet) gauntlet ;;
+    gauntlet-reader) gauntlet_reader ;;
     servers)
         build
         servers_up keep
@@ -148,5 +173,5 @@ case $1 in
         say "source $TAILWATER_WORLD/env   # then, for example: cargo nextest run -p tailwater-cdc"
         ;;
     down) down ;;
-    *) die "\`$1\` is none of run, lake, postgres, gauntlet, servers, down" ;;
+    *) die "\`$1\` is none of run, lake, postgres, gauntlet, gauntlet-reader, servers, down" ;;
 esac

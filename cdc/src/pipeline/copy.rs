@@ -15,6 +15,7 @@ use tailwater_topics_contract::{Lsn, Position};
 
 use super::{IDLE_TICK, Pipeline};
 use crate::copies::Existing;
+use crate::crash::{self, Point};
 use crate::error::Error;
 use crate::metrics as names;
 use crate::pgoutput::Tuple;
@@ -119,6 +120,7 @@ impl<P: Publisher> Pipeline<P> {
         }
         tracing::info!(at = %order.at, tables = tables.len(), "copying the rows that tables hold");
         self.progress.on_copying(Some(Copying::new(&order, (self.clock)())));
+        crash::point(Point::CopyBegun);
         let empty = (0..tables.len()).filter(|at| tables[*at].ranges_left == 0).collect();
         self.copy = Some(Copy {
             order,
@@ -155,6 +157,7 @@ impl<P: Publisher> Pipeline<P> {
             }
             Ok(Rows::Range { table, bytes }) => {
                 self.progress.on_copied_range(bytes);
+                crash::point(Point::RangeCopied);
                 copy.tables[table].ranges_left -= 1;
                 if copy.tables[table].ranges_left == 0 {
                     copy.written.push_back(table);
@@ -209,6 +212,7 @@ impl<P: Publisher> Pipeline<P> {
             }
         }
         self.progress.on_copied_rows(copy.ordinal);
+        crash::point(Point::RowsCopied);
         self.open.capture += began.elapsed().saturating_sub(self.open.send.saturating_sub(sent));
         metrics::counter!(names::COPIED_ROWS).increment(std::mem::take(&mut copy.rows));
         metrics::counter!(names::COPIED_BYTES).increment(std::mem::take(&mut copy.bytes));
@@ -294,6 +298,7 @@ impl<P: Publisher> Pipeline<P> {
             let (asked_ms, topic) = (ordered.due.asked_ms, Some(route.topic.clone()));
             let existing = Existing::Copied { at, rows: *rows, asked_ms, topic };
             self.progress.on_copied(ordered.name(), existing);
+            crash::point(Point::TableCopied);
         }
     }
 
@@ -307,7 +312,9 @@ impl<P: Publisher> Pipeline<P> {
         }
         let rows = self.copy.take().map_or(0, |copy| copy.ordinal);
         self.progress.on_copying(None);
+        crash::point(Point::CopyEnding);
         self.close()?;
+        crash::point(Point::CopyEnded);
         self.tell_copy();
         tracing::info!(rows, "all rows that tables held are in Kafka; following changes");
         Ok(())

@@ -5,32 +5,36 @@
 //! * The producer's own flush waits in slices of 100 ms. We serve its queue ourselves until nothing is in
 //!   flight, and only then commit.
 //! * Messages have no time limit of their own (`message.timeout.ms=0`); the transaction has one, kept here.
+//! * Offsets of a partition only grow. One that does not belongs to a topic that was made again, and is seen before the
+//!   transaction commits, so nothing goes on in it.
+//! * A record that its topic would refuse for its size goes to the dead-letter topic in the same transaction, because a
+//!   refusal by the broker costs the transaction with all the records beside it.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rdkafka::client::ClientContext;
-use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, DeliveryResult, Header, Message, OwnedHeaders};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext, PurgeConfig};
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use tailwater_topics_contract::{PipelineName, TopicName, TopicRegistration};
-
-use super::{Error, Publisher};
-use crate::batch::Batch;
-use crate::progress::{self, Ends};
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer, PurgeConfig};
 use tailwater_config::KafkaConfig;
+use tailwater_runtime::clock;
+use tailwater_topics_contract::{PipelineName, Registrations, TopicName, TopicRegistration};
 
-/// After this the broker aborts a transaction by itself. Librdkafka's own default.
-const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(60);
+use super::ask::{ASK_WAIT, limits, make_letter_topic};
+pub use super::ask::{End, check_topics, find_end, last_value};
+use super::deliveries::{Deliveries, LETTER, PROGRESS, Receded};
+use super::{Error, Publisher, letter, partition};
+use crate::batch::{Batch, BatchRecord};
+use crate::config::Limits;
+use crate::crash::{self, Point};
+use crate::metrics as names;
+use crate::progress::{self, Ends};
 
-/// How long records may take to be delivered and committed: less than the broker's patience.
-const TRANSACTION_WAIT: Duration = Duration::from_secs(50);
+/// How much later than our own deadline the brokers abort a transaction by themselves.
+const TRANSACTION_GRACE: Duration = Duration::from_secs(10);
 
 /// How long the first contact may take before the session counts it as an attempt that failed.
 const INIT_WAIT: Duration = Duration::from_secs(20);
@@ -41,106 +45,77 @@ const INIT_SLICE: Duration = Duration::from_secs(2);
 /// How long a courtesy abort may take; a successor's `init_transactions` does the same.
 const ABORT_WAIT: Duration = Duration::from_secs(5);
 
-/// How long questions about topics may take.
-pub(super) const ASK_WAIT: Duration = Duration::from_secs(15);
-
 /// Between two looks at what was delivered. The client's own `poll` spins in its last millisecond.
 const SERVE_PAUSE: Duration = Duration::from_micros(100);
+
+/// What librdkafka packs into one batch at most unless told otherwise.
+const BATCH_BYTES: usize = 1_000_000;
+
+/// Size of the largest record unless the brokers or the user say otherwise: librdkafka's own default.
+const RECORD_BYTES: usize = 1_000_000;
 
 /// A transactional producer.
 pub struct Kafka {
     producer: BaseProducer<Deliveries>,
-    brokers: String,
+    config: KafkaConfig,
     progress_topic: TopicName,
-    topics: HashMap<TopicName, usize>,
+    letter_topic: TopicName,
+    /// Whether the dead-letter topic is known to be there.
+    has_letters: bool,
+    /// Largest record that the user's own settings allow.
+    record_bytes_max: Option<usize>,
+    /// Places in `topics`.
+    places: HashMap<TopicName, usize>,
+    topics: Vec<Topic>,
+    /// How long records may take to be delivered and committed: less than the brokers' patience.
+    wait: Duration,
+    /// What is left to the next session.
+    known: KnownEnds,
     /// When the open transaction must be over.
     deadline: Option<Instant>,
 }
 
-/// The opaque of a progress record, which has no place in [`Ends`].
-const PROGRESS: usize = usize::MAX;
+/// Ends of partitions that a session has seen and perhaps could not write down: its successor must not find less.
+#[derive(Clone, Debug, Default)]
+pub struct KnownEnds(Arc<Mutex<Ends>>);
 
-/// What delivery reports say. Filled from within `poll`, on the thread that calls it.
-#[derive(Default)]
-struct Deliveries {
-    seen: Mutex<Seen>,
-}
-
-#[derive(Default)]
-struct Seen {
-    /// Next offsets by topic (in the order they were first sent to) and partition.
-    ends: Vec<Vec<i64>>,
-    /// The first delivery that failed.
-    failure: Option<(KafkaError, usize)>,
-}
-
-impl Deliveries {
-    fn seen(&self) -> MutexGuard<'_, Seen> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+impl KnownEnds {
+    /// These, and what was known before.
+    pub fn with(&self, ends: &Ends) -> Ends {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *known = progress::merged(&known, ends.clone());
+        known.clone()
     }
 }
 
-impl ClientContext for Deliveries {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        log(level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        tracing::warn!(%error, reason, "the Kafka client has trouble");
-    }
-}
-
-impl ProducerContext for Deliveries {
-    type DeliveryOpaque = usize;
-
-    fn delivery(&self, result: &DeliveryResult<'_>, topic: usize) {
-        let mut seen = self.seen();
-        match result {
-            Ok(message) => {
-                let partition = usize::try_from(message.partition()).unwrap_or_default();
-                if let Some(ends) = seen.ends.get_mut(topic) {
-                    if ends.len() <= partition {
-                        ends.resize(partition + 1, -1);
-                    }
-                    ends[partition] = message.offset() + 1;
-                }
-            }
-            Err((error, _)) => {
-                seen.failure.get_or_insert_with(|| (error.clone(), topic));
-            }
-        }
-    }
-}
-
-/// A context that says nothing but logs.
-pub(super) struct Quiet;
-
-impl ClientContext for Quiet {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        log(level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(%error, reason, "the Kafka client has trouble");
-    }
-}
-
-impl rdkafka::consumer::ConsumerContext for Quiet {}
-
-fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
-    match level {
-        RDKafkaLogLevel::Emerg
-        | RDKafkaLogLevel::Alert
-        | RDKafkaLogLevel::Critical
-        | RDKafkaLogLevel::Error
-        | RDKafkaLogLevel::Warning => tracing::warn!(facility, message, "librdkafka"),
-        _ => tracing::debug!(facility, message, "librdkafka"),
-    }
+/// A topic that was written to, or is registered.
+struct Topic {
+    name: TopicName,
+    /// As registered; `None` leaves the choice to the client.
+    partitions: Option<u32>,
+    /// Largest batch that it takes; `None` when the brokers did not say.
+    bytes_max: Option<usize>,
 }
 
 impl Kafka {
-    /// Prepares a producer; nothing is sent yet. Users' properties override only what delivery does not rest on.
+    /// Prepares a producer that knows no topic; nothing is sent yet. Users' properties override only what delivery does
+    /// not rest on.
     pub fn new(config: &KafkaConfig, pipeline: &PipelineName) -> Result<Self, Error> {
+        let wait = Duration::from_millis(Limits::default().transaction_wait_ms);
+        Self::for_topics(config, pipeline, &[], wait, KnownEnds::default())
+    }
+
+    /// Prepares a producer for topics as they are registered, whose transactions may take as long as `wait`. Asks the
+    /// brokers what the topics take; blocks.
+    pub fn for_topics(
+        config: &KafkaConfig,
+        pipeline: &PipelineName,
+        topics: &[TopicRegistration],
+        wait: Duration,
+        known: KnownEnds,
+    ) -> Result<Self, Error> {
+        let limits = limits(config, topics.iter().map(|topic| &topic.spec.name))?;
+        let smallest = limits.values().copied().min().unwrap_or(BATCH_BYTES).min(BATCH_BYTES);
         let mut client = config.client();
         // Every batch is committed at once; waiting for company would only add to each commit.
         let ours = [
@@ -148,6 +123,10 @@ impl Kafka {
             ("compression.type", "lz4"),
             ("queue.buffering.max.kbytes", "65536"),
             ("queue.buffering.max.messages", "1000000"),
+            // The limit of each topic is kept here; the client has one for all.
+            ("message.max.bytes", letter::CLIENT_BYTES_MAX),
+            // A batch is refused as a record is.
+            ("batch.size", &smallest.to_string()),
         ];
         for (property, value) in ours {
             if !config.properties.contains_key(property) {
@@ -156,21 +135,42 @@ impl Kafka {
         }
         client
             .set("transactional.id", pipeline.transactional_id())
-            .set("transaction.timeout.ms", TRANSACTION_TIMEOUT.as_millis().to_string())
+            .set("transaction.timeout.ms", (wait + TRANSACTION_GRACE).as_millis().to_string())
             .set("enable.idempotence", "true")
             .set("acks", "all")
             .set("message.timeout.ms", "0")
-            // As Java clients do, so that every producer puts a key into the same partition.
+            // Only for topics whose registration is unknown here; see `partition`.
             .set("partitioner", "murmur2_random");
-        Ok(Self {
+        let own_max = config.properties.get("message.max.bytes");
+        let mut kafka = Self {
             producer: client
                 .create_with_context(Deliveries::default())
                 .map_err(|error| Error::Settings(Box::new(error)))?,
-            brokers: config.brokers.clone(),
+            config: config.clone(),
             progress_topic: pipeline.progress_topic(),
-            topics: HashMap::new(),
+            letter_topic: pipeline.reader_dead_letter_topic(),
+            has_letters: false,
+            record_bytes_max: own_max.and_then(|bytes| bytes.parse().ok()),
+            places: HashMap::new(),
+            topics: Vec::new(),
+            wait,
+            known,
             deadline: None,
-        })
+        };
+        for topic in topics {
+            let place = kafka.place(&topic.spec.name);
+            kafka.topics[place].partitions = Some(topic.spec.partitions);
+            kafka.topics[place].bytes_max = limits.get(&topic.spec.name).copied();
+        }
+        Ok(kafka)
+    }
+
+    /// Nothing may be written before these offsets any more.
+    pub fn expect(&mut self, ends: &Ends) {
+        for (topic, ends) in ends {
+            let place = self.place(topic);
+            self.producer.context().seen().ends[place].clone_from(ends);
+        }
     }
 
     /// Fences every predecessor and ends what it left open. Blocks; looks at `stop` now and then.
@@ -186,7 +186,7 @@ impl Kafka {
             if stop.load(Ordering::Acquire) {
                 return Err(Error::Stopped);
             }
-            if !is_retriable(&error) || began.elapsed() >= INIT_WAIT {
+            if !is_retriable(&error) || began.elapsed() >= INIT_WAIT.min(self.wait) {
                 return Err(self.classified(error, "registering the transactional id"));
             }
         }
@@ -199,9 +199,82 @@ impl Kafka {
         self.producer
             .begin_transaction()
             .map_err(|error| self.classified(error, "beginning a transaction"))?;
-        let deadline = Instant::now() + TRANSACTION_WAIT;
+        let deadline = Instant::now() + self.wait;
         self.deadline = Some(deadline);
+        crash::point(Point::Begun);
         Ok(deadline)
+    }
+
+    /// Where a topic stands in `topics`.
+    fn place(&mut self, topic: &TopicName) -> usize {
+        if let Some(place) = self.places.get(topic) {
+            return *place;
+        }
+        let place = self.topics.len();
+        self.places.insert(topic.clone(), place);
+        self.topics.push(Topic { name: topic.clone(), partitions: None, bytes_max: None });
+        self.producer.context().seen().ends.push(Vec::new());
+        place
+    }
+
+    /// The largest record of a topic as far as it is known.
+    fn limit(&self, place: usize) -> usize {
+        let topic = self.topics[place].bytes_max;
+        let own = self.record_bytes_max;
+        match (topic, own) {
+            (Some(topic), Some(own)) => topic.min(own),
+            (Some(one), None) | (None, Some(one)) => one,
+            (None, None) => RECORD_BYTES,
+        }
+    }
+
+    /// Whether a topic would refuse a record of this size. Asks once more, because limits are raised when they bite.
+    fn is_too_large(&mut self, place: usize, size: usize) -> Result<bool, Error> {
+        if size <= self.limit(place) {
+            return Ok(false);
+        }
+        let name = &self.topics[place].name;
+        if let Some(limit) = limits(&self.config, std::iter::once(name))?.remove(name) {
+            self.topics[place].bytes_max = Some(limit);
+        }
+        Ok(size > self.limit(place))
+    }
+
+    /// Puts a record that its topic would refuse into the dead-letter topic.
+    fn set_aside(
+        &mut self,
+        record: &BatchRecord<'_>,
+        place: usize,
+        size: usize,
+        deadline: Instant,
+    ) -> Result<(), Error> {
+        if size > letter::BYTES_MAX {
+            return Err(Error::TooLarge { topic: record.topic().clone(), bytes: size });
+        }
+        if !self.has_letters {
+            make_letter_topic(&self.config, &self.letter_topic)?;
+            self.has_letters = true;
+        }
+        let limit = self.limit(place);
+        let letter = BaseRecord {
+            topic: self.letter_topic.as_str(),
+            partition: Some(0),
+            payload: record.value(),
+            key: record.key(),
+            timestamp: None,
+            headers: Some(letter::headers(record, size, limit, clock::now_ms())),
+            delivery_opaque: LETTER,
+        };
+        self.hand_over(letter, deadline)?;
+        metrics::counter!(names::SET_ASIDE, "topic" => record.topic().to_string()).increment(1);
+        tracing::error!(
+            topic = %record.topic(),
+            bytes = size,
+            limit,
+            dead_letters = %self.letter_topic,
+            "a record is larger than its topic takes and was set aside; raise `max.message.bytes` of the topic"
+        );
+        Ok(())
     }
 
     /// Hands one record over, waiting while the client's own queue is full.
@@ -216,7 +289,7 @@ impl Kafka {
                 Err(refused) => refused,
             };
             if error.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull) {
-                let topic = back.topic;
+                let topic = self.name_of(back.delivery_opaque);
                 let bytes = back.key.map_or(0, <[u8]>::len) + back.payload.map_or(0, <[u8]>::len);
                 return Err(self.undelivered(error, topic, bytes));
             }
@@ -233,8 +306,15 @@ impl Kafka {
         loop {
             let before = self.producer.in_flight_count();
             self.producer.poll(Duration::ZERO);
-            if let Some((error, topic)) = self.producer.context().seen().failure.take() {
+            let mut seen = self.producer.context().seen();
+            let (failure, receded) = (seen.failure.take(), seen.receded.take());
+            drop(seen);
+            if let Some((error, topic)) = failure {
                 return Err(self.undelivered(error, self.name_of(topic), 0));
+            }
+            if let Some(Receded { topic, partition, offset, end }) = receded {
+                let topic = self.name_of(topic).clone();
+                return Err(Error::Receded { topic, partition, offset, end });
             }
             let after = self.producer.in_flight_count();
             if after == 0 {
@@ -250,39 +330,51 @@ impl Kafka {
         }
     }
 
-    fn name_of(&self, topic: usize) -> &str {
-        let known = self.topics.iter().find(|(_, index)| **index == topic);
-        known.map_or(self.progress_topic.as_str(), |(name, _)| name.as_str())
+    fn name_of(&self, topic: usize) -> &TopicName {
+        match topic {
+            LETTER => &self.letter_topic,
+            place => self.topics.get(place).map_or(&self.progress_topic, |topic| &topic.name),
+        }
     }
 
     fn timed_out(&self, doing: &'static str) -> Error {
         Error::TimedOut {
-            brokers: self.brokers.clone(),
+            brokers: self.config.brokers.clone(),
             doing,
-            seconds: TRANSACTION_WAIT.as_secs(),
+            seconds: self.wait.as_secs(),
         }
     }
 
-    fn undelivered(&self, error: KafkaError, topic: &str, bytes: usize) -> Error {
-        let named = || topic.parse().unwrap_or_else(|_| self.progress_topic.clone());
+    fn undelivered(&self, error: KafkaError, topic: &TopicName, bytes: usize) -> Error {
         match error.rdkafka_error_code() {
             Some(
                 RDKafkaErrorCode::UnknownTopic
                 | RDKafkaErrorCode::UnknownTopicOrPartition
                 | RDKafkaErrorCode::UnknownPartition,
-            ) => Error::NoTopic { topic: named() },
+            ) if *topic == self.progress_topic => Error::NoProgressTopic { topic: topic.clone() },
+            Some(
+                RDKafkaErrorCode::UnknownTopic
+                | RDKafkaErrorCode::UnknownTopicOrPartition
+                | RDKafkaErrorCode::UnknownPartition,
+            ) => Error::NoTopic { topic: topic.clone() },
             Some(RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::InvalidMessageSize) => {
-                Error::TooLarge { topic: named(), bytes }
+                Error::TooLarge { topic: topic.clone(), bytes }
             }
             _ => self.classified(error, "delivering records"),
         }
+    }
+
+    /// Whether this transaction was committed is for the next session to find out. An abort could only add to the question.
+    fn unclear(&mut self, error: KafkaError) -> Error {
+        self.deadline = None;
+        Error::Unclear(Box::new(error))
     }
 
     fn classified(&self, error: KafkaError, doing: &'static str) -> Error {
         // A fenced client throws away its queue first, so the error at hand need not be the cause.
         match self.producer.client().fatal_error() {
             Some((code, _)) if is_fence(code) => Error::Fenced,
-            _ => classified(error, &self.brokers, doing),
+            _ => classified(error, &self.config.brokers, doing),
         }
     }
 }
@@ -292,18 +384,22 @@ impl Publisher for Kafka {
         let deadline = self.begin()?;
         let mut last: Option<(TopicName, usize)> = None;
         for record in batch.records() {
-            let index = match &last {
-                Some((name, index)) if name == record.topic() => *index,
+            let place = match &last {
+                Some((name, place)) if name == record.topic() => *place,
                 _ => {
-                    let next = self.topics.len();
-                    let index = *self.topics.entry(record.topic().clone()).or_insert(next);
-                    if index == next {
-                        self.producer.context().seen().ends.push(Vec::new());
-                    }
-                    last = Some((record.topic().clone(), index));
-                    index
+                    let place = self.place(record.topic());
+                    last = Some((record.topic().clone(), place));
+                    place
                 }
             };
+            let size = letter::size(&record);
+            if self.is_too_large(place, size)? {
+                self.set_aside(&record, place, size, deadline)?;
+                continue;
+            }
+            let by_key = |partitions| Some(partition::of_key(record.key()?, partitions));
+            let partition =
+                record.partition().or_else(|| self.topics[place].partitions.and_then(by_key));
             let mut headers: Option<OwnedHeaders> = None;
             for (key, value) in record.headers() {
                 let into = headers.take().unwrap_or_default();
@@ -311,12 +407,12 @@ impl Publisher for Kafka {
             }
             let out = BaseRecord {
                 topic: record.topic().as_str(),
-                partition: record.partition(),
+                partition,
                 payload: record.value(),
                 key: record.key(),
                 timestamp: None,
                 headers,
-                delivery_opaque: index,
+                delivery_opaque: place,
             };
             self.hand_over(out, deadline)?;
         }
@@ -332,8 +428,10 @@ impl Publisher for Kafka {
             .key(progress::KEY)
             .payload(progress);
         self.hand_over(record, deadline)?;
+        crash::point(Point::ProgressSent);
         let began = Instant::now();
         self.deliver(deadline)?;
+        crash::point(Point::Delivered);
         let delivered = Instant::now();
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -342,7 +440,7 @@ impl Publisher for Kafka {
                 Err(error) => error,
             };
             let KafkaError::Transaction(transaction) = &error else {
-                return Err(Error::Unclear(Box::new(error)));
+                return Err(self.unclear(error));
             };
             if is_fenced(&error) {
                 return Err(Error::Fenced);
@@ -352,12 +450,12 @@ impl Publisher for Kafka {
             }
             // A retriable error means that the client does not know yet either.
             if !transaction.is_retriable() || left.is_zero() {
-                return Err(Error::Unclear(Box::new(error)));
+                return Err(self.unclear(error));
             }
         }
         self.deadline = None;
         let stage = |stage: &'static str, took: Duration| {
-            metrics::histogram!(crate::metrics::STAGE, "stage" => stage).record(took.as_secs_f64());
+            metrics::histogram!(names::STAGE, "stage" => stage).record(took.as_secs_f64());
         };
         stage("deliver", delivered - began);
         stage("commit", delivered.elapsed());
@@ -365,6 +463,7 @@ impl Publisher for Kafka {
     }
 
     fn abort(&mut self) {
+        self.known.with(&self.ends());
         if self.deadline.take().is_none() {
             return;
         }
@@ -378,15 +477,30 @@ impl Publisher for Kafka {
         if let Err(error) = self.producer.abort_transaction(ABORT_WAIT) {
             tracing::debug!(%error, "the open transaction was not aborted; the next start does it");
         }
+        // What was purged is reported as undelivered, and belongs to no transaction that may follow.
+        let mut seen = self.producer.context().seen();
+        (seen.failure, seen.receded) = (None, None);
     }
 
     fn ends(&self) -> Ends {
         let seen = self.producer.context().seen();
-        let known = |(name, index): (&TopicName, &usize)| {
-            let ends = seen.ends.get(*index)?;
-            (!ends.is_empty()).then(|| (name.clone(), ends.clone()))
+        let known = |(topic, ends): (&Topic, &Vec<i64>)| {
+            (!ends.is_empty()).then(|| (topic.name.clone(), ends.clone()))
         };
-        self.topics.iter().filter_map(known).collect()
+        self.topics.iter().zip(&seen.ends).filter_map(known).collect()
+    }
+
+    fn on_registrations(&mut self, registered: &Registrations) {
+        for topic in registered.written() {
+            let place = self.place(&topic.spec.name);
+            let before = self.topics[place].partitions.replace(topic.spec.partitions);
+            // The client learns of new partitions late by itself, and refuses them until then.
+            if before.is_some_and(|before| before != topic.spec.partitions) {
+                let name = Some(topic.spec.name.as_str());
+                let asked = self.producer.client().fetch_metadata(name, ASK_WAIT);
+                asked.inspect_err(|error| tracing::debug!(%error, "asking for partitions")).ok();
+            }
+        }
     }
 }
 
@@ -435,180 +549,4 @@ pub(super) fn classified(source: KafkaError, brokers: &str, doing: &'static str)
         ) => Error::Refused { brokers, doing, source },
         _ => Error::Failed { brokers, doing, source },
     }
-}
-
-pub(super) fn partitions<C: ClientContext>(
-    client: &rdkafka::client::Client<C>,
-    brokers: &str,
-    topic: &TopicName,
-) -> Result<usize, Error> {
-    let doing = "asking for topics";
-    let metadata = client
-        .fetch_metadata(Some(topic.as_str()), ASK_WAIT)
-        .map_err(|source| classified(source, brokers, doing))?;
-    let found = metadata.topics().iter().find(|found| found.name() == topic.as_str());
-    let count = found.map_or(0, |found| found.partitions().len());
-    if count == 0 { Err(Error::NoTopic { topic: topic.clone() }) } else { Ok(count) }
-}
-
-pub(super) fn consumer(
-    config: &KafkaConfig,
-    isolation: &str,
-    group: &str,
-) -> Result<BaseConsumer<Quiet>, Error> {
-    config
-        .client()
-        .set("group.id", group)
-        .set("isolation.level", isolation)
-        .set("enable.auto.commit", "false")
-        .set("enable.partition.eof", "true")
-        .set("auto.offset.reset", "error")
-        .set("fetch.wait.max.ms", "50")
-        .create_with_context(Quiet)
-        .map_err(|error| Error::Settings(Box::new(error)))
-}
-
-/// Compares topics with their registrations: they exist, with the registered number of partitions. Blocks.
-///
-/// Asks as a consumer, because a producer's question makes a broker create the topic where it may.
-pub fn check_topics<'a>(
-    config: &KafkaConfig,
-    topics: impl Iterator<Item = &'a TopicRegistration>,
-) -> Result<(), Error> {
-    let consumer = consumer(config, "read_committed", "tailwater")?;
-    for topic in topics {
-        let found = partitions(consumer.client(), &config.brokers, &topic.spec.name)?;
-        let registered = topic.spec.partitions;
-        if found != registered as usize {
-            let topic = topic.spec.name.clone();
-            return Err(Error::Partitions { topic, found, registered });
-        }
-    }
-    Ok(())
-}
-
-/// The last committed value of a topic with one partition; `None` when it holds none. Blocks.
-pub fn last_value(config: &KafkaConfig, topic: &TopicName) -> Result<Option<Vec<u8>>, Error> {
-    let doing = "reading progress";
-    let failed = |source| classified(source, &config.brokers, doing);
-    let consumer = consumer(config, "read_committed", topic.as_str())?;
-    partitions(consumer.client(), &config.brokers, topic)?;
-    let (low, high) = consumer.fetch_watermarks(topic.as_str(), 0, ASK_WAIT).map_err(failed)?;
-    let window = Window { topic, partition: 0, first: low, next: high };
-    newest(&consumer, &config.brokers, doing, window, |message| {
-        (message.key() == Some(progress::KEY)).then(|| message.payload().map(<[u8]>::to_vec))?
-    })
-}
-
-/// Offsets of a partition.
-#[derive(Clone, Copy)]
-pub(super) struct Window<'a> {
-    pub(super) topic: &'a TopicName,
-    pub(super) partition: i32,
-    /// The first that is still there.
-    pub(super) first: i64,
-    /// The one that the next record gets.
-    pub(super) next: i64,
-}
-
-/// What `pick` makes of the last record of which it makes anything; `None` when there is no such record. Blocks.
-pub(super) fn newest<T>(
-    consumer: &BaseConsumer<Quiet>,
-    brokers: &str,
-    doing: &'static str,
-    window: Window<'_>,
-    pick: impl Fn(&BorrowedMessage<'_>) -> Option<T>,
-) -> Result<Option<T>, Error> {
-    let failed = |source| classified(source, brokers, doing);
-    let Window { topic, partition, first, next } = window;
-    let deadline = Instant::now() + ASK_WAIT;
-    // Nearly always among the last few records; what comes before is read only if not. Markers of transactions take
-    // offsets, too.
-    for window in [64, 8192, i64::MAX] {
-        let start = next.saturating_sub(window).max(first);
-        let mut assignment = TopicPartitionList::new();
-        assignment
-            .add_partition_offset(topic.as_str(), partition, Offset::Offset(start))
-            .and_then(|()| consumer.assign(&assignment))
-            .map_err(failed)?;
-        let mut last = None;
-        loop {
-            match consumer.poll(Duration::from_millis(200)) {
-                Some(Ok(message)) => {
-                    last = pick(&message).or(last);
-                    // Somebody who writes without a pause would keep the end away for ever.
-                    if message.offset() + 1 >= next {
-                        break;
-                    }
-                }
-                Some(Err(KafkaError::PartitionEOF(_))) => break,
-                Some(Err(source)) if is_passing(&source) => {}
-                Some(Err(source)) => return Err(failed(source)),
-                None => {}
-            }
-            if Instant::now() >= deadline {
-                let (brokers, seconds) = (brokers.to_owned(), ASK_WAIT.as_secs());
-                return Err(Error::TimedOut { brokers, doing, seconds });
-            }
-        }
-        if last.is_some() || start == first {
-            return Ok(last);
-        }
-    }
-    Ok(None)
-}
-
-/// Errors that the client gets over by itself; the deadline bounds them.
-pub(super) fn is_passing(error: &KafkaError) -> bool {
-    use RDKafkaErrorCode as C;
-    matches!(
-        error.rdkafka_error_code(),
-        Some(
-            C::BrokerTransportFailure
-                | C::AllBrokersDown
-                | C::OperationTimedOut
-                | C::NotLeaderForPartition
-                | C::LeaderNotAvailable
-        )
-    )
-}
-
-/// Where one partition ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct End<'a> {
-    /// The topic.
-    pub topic: &'a TopicName,
-    /// The partition.
-    pub partition: i32,
-    /// The offset the next record will have.
-    pub offset: i64,
-}
-
-/// Asks for the ends of partitions and answers the first for which `wrong` says so. Blocks.
-pub fn find_end<'a>(
-    config: &KafkaConfig,
-    partitions: impl Iterator<Item = (&'a TopicName, i32)>,
-    wrong: impl Fn(End<'a>) -> bool,
-) -> Result<Option<End<'a>>, Error> {
-    // Uncommitted: somebody else's open transaction must not look like lost records.
-    let consumer: BaseConsumer<Quiet> = consumer(config, "read_uncommitted", "tailwater")?;
-    for (topic, partition) in partitions {
-        let ends = consumer.fetch_watermarks(topic.as_str(), partition, ASK_WAIT);
-        let (_, offset) = match ends {
-            Ok(ends) => ends,
-            Err(source) => match source.rdkafka_error_code() {
-                Some(
-                    RDKafkaErrorCode::UnknownTopic
-                    | RDKafkaErrorCode::UnknownTopicOrPartition
-                    | RDKafkaErrorCode::UnknownPartition,
-                ) => return Err(Error::NoTopic { topic: topic.clone() }),
-                _ => return Err(classified(source, &config.brokers, "asking for log ends")),
-            },
-        };
-        let end = End { topic, partition, offset };
-        if wrong(end) {
-            return Ok(Some(end));
-        }
-    }
-    Ok(None)
 }

@@ -12,7 +12,8 @@ use tailwater_config::KafkaConfig;
 use tailwater_topics_contract::{Seq, TopicName, header};
 
 use super::Error;
-use super::kafka::{ASK_WAIT, Quiet, Window, classified, consumer, is_passing, newest, partitions};
+use super::ask::{ASK_WAIT, Quiet, Window, consumer, is_passing, newest, partitions};
+use super::kafka::classified;
 
 /// How long one call reads, and how many records at most, so that its caller can look at other things.
 const SLICE: Duration = Duration::from_millis(200);

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::connection::Wire;
 use super::frame::{self, Frame, HEADER};
 use super::{Copying, Error, Input, Sender, StatusUpdate};
+use crate::crash::{self, Point};
 use crate::progress::Durable;
 
 /// Room for one read. Larger reads gave nothing in measurements, and a chunk holds its whole block alive.
@@ -200,10 +201,13 @@ impl Feed {
         };
         (self.asked, self.moved) = (false, false);
         self.told_at = Instant::now();
+        crash::point(Point::Confirming);
         match timeout(SEND_WAIT, self.wire.send(&update.encode())).await {
-            Ok(sent) => sent,
-            Err(_) => Err(self.wire.lost(io::ErrorKind::TimedOut.into())),
+            Ok(sent) => sent?,
+            Err(_) => return Err(self.wire.lost(io::ErrorKind::TimedOut.into())),
         }
+        crash::point(Point::Confirmed);
+        Ok(())
     }
 
     /// Last words: what is durable, then the end of the copy. The server answers with its own end, for which we

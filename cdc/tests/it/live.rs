@@ -3,6 +3,8 @@
 mod brokers;
 mod connections;
 mod failover;
+mod faults;
+mod gauntlet;
 mod link;
 mod repair;
 mod shutdown;
@@ -26,7 +28,8 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use serde_json::Value;
 use tailwater_cdc::config::Limits;
 use tailwater_cdc::preflight::{self, Declared};
-use tailwater_cdc::{Config, Error, progress};
+use tailwater_cdc::{Config, Error, crash, progress};
+use tailwater_config::postgres::{Host, Hosts};
 use tailwater_config::{KafkaConfig, PostgresConfig};
 use tailwater_postgres::{Client, from_url};
 use tailwater_runtime::{Health, Secret, clock};
@@ -473,10 +476,28 @@ async fn child() {
         serde_json::from_value(task["topics"].clone()).expect("our own JSON");
     let topics = topics.into_iter().map(|topic| (topic.spec.name.clone(), topic)).collect();
     let registrations = Registrations { topics, ..Registrations::default() };
-    let config = config(&text("pipeline"), &text("database"));
-    let (_keep, follow) = watch::channel(registrations);
+    let mut config = config(&text("pipeline"), &text("database"));
+    config.postgres.hosts = Hosts::one("127.0.0.1", task["port"].as_u64().expect("a port") as u16);
+    config.kafka.brokers = text("kafka");
+    let limits = &mut config.limits;
+    limits.transaction_rows = task["rows"].as_u64().unwrap_or(limits.transaction_rows);
+    limits.slot_wait_ms = task["slot_wait_ms"].as_u64().unwrap_or(limits.slot_wait_ms);
+    if let Some(point) = task["crash"]["point"].as_u64() {
+        let hit = task["crash"]["hit"].as_u64().expect("a number") as u32;
+        crash::arm(crash::Point::ALL[point as usize], hit);
+    }
+    let (again, follow) = watch::channel(registrations);
+    let every = task["register_every_ms"].as_u64().map(Duration::from_millis);
+    tokio::spawn(async move {
+        loop {
+            sleep(every.unwrap_or(Duration::MAX)).await;
+            again.send_modify(|_| {});
+        }
+    });
     let ended = tailwater_cdc::run(config, follow, CancellationToken::new(), Health::default());
-    panic!("the reader ended: {:?}", ended.await);
+    let error = ended.await.expect_err("nobody asks it to stop");
+    eprintln!("the reader ended with {}: {error:?}", error.code());
+    std::process::exit(error.exit_code().into());
 }
 
 // ---- the world around a reader ----
@@ -504,7 +525,7 @@ impl Reader {
         self.task.abort();
     }
 
-    async fn ended(self) -> Result<(), Error> {
+    pub(crate) async fn ended(self) -> Result<(), Error> {
         timeout(PATIENCE, self.task).await.expect("it ends in time").expect("no panic")
     }
 }
@@ -546,10 +567,10 @@ pub(crate) async fn connect(config: &PostgresConfig, database: &str) -> Client {
 }
 
 pub(crate) fn admin() -> AdminClient<DefaultClientContext> {
-    admin_of(&kafka())
+    admin_at(&kafka())
 }
 
-fn admin_of(brokers: &str) -> AdminClient<DefaultClientContext> {
+pub(crate) fn admin_at(brokers: &str) -> AdminClient<DefaultClientContext> {
     ClientConfig::new().set("bootstrap.servers", brokers).create().expect("a client")
 }
 
@@ -557,19 +578,19 @@ pub(crate) async fn create_topics(topics: &[(&TopicName, i32)]) {
     create_topics_at(&kafka(), topics).await;
 }
 
-async fn create_topics_at(brokers: &str, topics: &[(&TopicName, i32)]) {
+pub(crate) async fn create_topics_at(brokers: &str, topics: &[(&TopicName, i32)]) {
     let new: Vec<_> = topics
         .iter()
         .map(|(name, partitions)| {
             NewTopic::new(name.as_str(), *partitions, TopicReplication::Fixed(1))
         })
         .collect();
-    let made =
-        admin_of(brokers).create_topics(&new, &AdminOptions::new()).await.expect("Kafka answers");
+    let made = admin_at(brokers).create_topics(&new, &AdminOptions::new()).await;
+    let made = made.expect("Kafka answers");
     made.into_iter().for_each(|made| assert!(made.is_ok(), "{made:?}"));
 }
 
-fn registration(
+pub(crate) fn registration(
     name: TopicName,
     from: Origin,
     key: &[&str],
@@ -608,10 +629,19 @@ impl World {
 
     /// The same on another server.
     pub(crate) async fn on(server: PostgresConfig) -> Self {
+        Self::prepare(|config| {
+            config.postgres =
+                PostgresConfig { database: config.postgres.database.clone(), ..server };
+        })
+        .await
+    }
+
+    /// The same with other settings.
+    pub(crate) async fn prepare(touch: impl FnOnce(&mut Config)) -> Self {
         let name = format!("cdc_{}", unique());
-        let config = config(&name, &name);
-        let postgres = PostgresConfig { database: name, ..server };
-        Self::of(Config { postgres, ..config }).await
+        let mut config = config(&name, &name);
+        touch(&mut config);
+        Self::of(config).await
     }
 
     /// The database of a configuration, on whichever server that names.
@@ -659,7 +689,7 @@ impl World {
         let progress = config.pipeline.progress_topic();
         let mut new: Vec<(&TopicName, i32)> = topics.keys().map(|name| (name, 1)).collect();
         new.push((&progress, 1));
-        create_topics(&new).await;
+        create_topics_at(&config.kafka.brokers, &new).await;
         let registrations = Registrations { topics, ..Registrations::default() };
         Self { config, registrations, client }
     }
@@ -744,16 +774,26 @@ impl World {
 
     /// A reader in a process of its own, to be killed.
     pub(crate) fn start_child(&self) -> Child {
+        self.start_child_with(serde_json::json!({}), std::process::Stdio::inherit())
+    }
+
+    /// The same with further words for it: `crash` {`point`, `hit`}, `rows`, `slot_wait_ms`, `register_every_ms`.
+    pub(crate) fn start_child_with(&self, more: Value, log: std::process::Stdio) -> Child {
         let topics: Vec<_> = self.registrations.topics.values().collect();
-        let task = serde_json::json!({
-            "pipeline": self.config.pipeline.as_str(),
-            "database": self.config.postgres.database,
-            "topics": topics,
-        });
+        let Some(Host::Tcp { port, .. }) = self.config.postgres.hosts.iter().next() else {
+            panic!("a TCP address")
+        };
+        let mut task = more;
+        task["pipeline"] = self.config.pipeline.as_str().into();
+        task["database"] = self.config.postgres.database.as_str().into();
+        task["port"] = (*port).into();
+        task["kafka"] = self.config.kafka.brokers.as_str().into();
+        task["topics"] = serde_json::to_value(topics).expect("plain values");
         Command::new(std::env::current_exe().expect("this binary"))
             .args(["--exact", "live::child", "--ignored", "--nocapture", "--quiet"])
             .env("TAILWATER_TEST_CHILD", task.to_string())
             .stdout(std::process::Stdio::null())
+            .stderr(log)
             .spawn()
             .expect("a child")
     }
@@ -787,7 +827,7 @@ impl World {
         Self::read_all_at(&kafka(), topic)
     }
 
-    fn read_all_at(brokers: &str, topic: &TopicName) -> Vec<Record> {
+    pub(crate) fn read_all_at(brokers: &str, topic: &TopicName) -> Vec<Record> {
         let consumer: BaseConsumer = ClientConfig::new()
             .set("bootstrap.servers", brokers)
             .set("group.id", unique())
@@ -816,7 +856,7 @@ impl World {
     pub(crate) async fn read_until(&self, topic: &TopicName, count: usize) -> Vec<Record> {
         let begun = Instant::now();
         loop {
-            let records = World::read_all(topic);
+            let records = World::read_all_at(&self.config.kafka.brokers, topic);
             if records.len() >= count {
                 return records;
             }
@@ -854,7 +894,8 @@ impl World {
             self.registrations.topics.keys().map(TopicName::to_string).collect();
         topics.push(self.config.pipeline.progress_topic().to_string());
         let topics: Vec<&str> = topics.iter().map(String::as_str).collect();
-        admin().delete_topics(&topics, &AdminOptions::new()).await.expect("Kafka answers");
+        let admin = admin_at(&self.config.kafka.brokers);
+        admin.delete_topics(&topics, &AdminOptions::new()).await.expect("Kafka answers");
     }
 }
 
@@ -881,7 +922,7 @@ impl Record {
         self.value.as_deref().map(|value| serde_json::from_slice(value).expect("JSON"))
     }
 
-    fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 

@@ -163,7 +163,7 @@ const PAGES: &[Page] = &[
     ),
     page(
         "TW026",
-        "A topic ends before what progress says was written: Kafka lost acknowledged records, or the topic was made again.",
+        "A topic ends before what progress says was written, or took a record before that end: Kafka lost acknowledged records, or the topic was deleted and made again.",
         "Records that Postgres was told are safe are gone.",
         "Look into the brokers' replication and unclean elections. `tailwater cdc adopt` goes on; `tailwater cdc snapshot TABLE` brings the rows of each table back. Events can be replayed from an archive.",
     ),
@@ -182,8 +182,8 @@ const PAGES: &[Page] = &[
     page(
         "TW031",
         "The brokers did not say whether a transaction was committed.",
-        "Nothing, once it is started again: the next start fences this one and reads what happened.",
-        "Start it again. A supervisor should do so by itself.",
+        "Nothing. The reader begins a fresh session by itself, which fences this one and reads what happened.",
+        "Look after the brokers: they did not answer within the deadline of a transaction.",
     ),
     page(
         "TW032",
@@ -193,14 +193,14 @@ const PAGES: &[Page] = &[
     ),
     page(
         "TW033",
-        "A topic does not exist, or has another number of partitions than registered.",
+        "A topic does not exist, or has another number of partitions than registered. It may be the progress topic.",
         "With other partitions the same key would go on elsewhere and lose its order.",
-        "Run `tailwater apply`. If partitions were added by hand, declare a new topic.",
+        "Run `tailwater apply`. If partitions were added by hand, declare a new topic. If the progress topic was deleted, `tailwater cdc adopt` or `tailwater cdc resync` brings the pipeline back afterwards.",
     ),
     page(
         "TW034",
-        "A record is larger than Kafka takes.",
-        "Nothing yet. The reader does not skip it, so the slot keeps the WAL.",
+        "A record is larger than its topic takes, and larger than what can be set aside (60 MiB).",
+        "Nothing yet. The reader does not skip it, so the slot keeps the WAL. Smaller ones stand in `tailwater.<pipeline>.dlq` and stop nothing.",
         "Raise `max.message.bytes` of the topic (and `message.max.bytes` in `kafka.properties`) above the size in the message.",
     ),
     page(

@@ -138,6 +138,11 @@ impl PipelineName {
         self.internal(&format!("{sink}.dlq"))
     }
 
+    /// Where the reader sets aside records that their topics do not take.
+    pub fn reader_dead_letter_topic(&self) -> TopicName {
+        self.internal("dlq")
+    }
+
     fn internal(&self, what: &str) -> TopicName {
         // Letters and lengths of both parts keep every such name within a topic's rules.
         TopicName(format!("tailwater.{self}.{what}").into())

@@ -120,6 +120,7 @@ async fn a_link_cut_at_any_byte_repeats_and_loses_nothing() {
     println!("{cut} of {cuts} rounds were cut");
     assert!(cut * 3 >= cuts, "seed {seed}: only {cut} of {cuts} rounds were cut");
     let records = World::read_all(&world.changes());
+    println!("| link cuts | {seed} | {cut} | {} | {} | 0 | 0 | 0 |", 3 * cuts, records.len());
     let first = records[0].seq();
     for (index, record) in records.iter().enumerate() {
         let id = record.json().expect("no delete")["after"]["id"].as_i64();
