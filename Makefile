@@ -1,6 +1,6 @@
 # Every command a developer or a user needs; the work is done by infra/native and infra/check.
 .DEFAULT_GOAL := help
-.PHONY: help build demo demo-pgbench up down clean servers test test-lake test-postgres gauntlet-sinks gauntlet-link test-servers test-down bench bench-cdc bench-lake lint fmt reference reference-types \
+.PHONY: help build demo demo-pgbench up down clean servers test test-lake test-postgres gauntlet-sinks gauntlet-reader gauntlet-link fuzz mutants test-servers test-down bench bench-cdc bench-lake lint fmt reference reference-types \
 	check-platform check-platform-quick
 
 help: ## show this list
@@ -40,6 +40,16 @@ test-postgres: ## the tests of the reader against Postgres 14, 16, 17 and 18; `m
 
 gauntlet-sinks: ## sinks frozen, killed and cut off for half an hour, then compared record by record; `make test` has a short form
 	@infra/native/test.sh gauntlet
+
+gauntlet-reader: ## the reader killed 300 times, dead at every crash point, its servers crashed, then judged; `make test` has a short form
+	@infra/native/test.sh gauntlet-reader
+
+fuzz: ## bytes nobody should send, at everything of the reader that reads bytes, for ten minutes; needs no servers
+	@TAILWATER_FUZZ_S=$${TAILWATER_FUZZ_S:-600} cargo nextest run --locked --profile gauntlet -p tailwater-cdc \
+	  -E 'test(no_input_makes_it_panic)' --no-capture
+
+mutants: ## mistakes made on purpose, and whether a test sees them; writes docs/mutants.md
+	@infra/check/mutants.sh
 
 gauntlet-link: ## the link to Postgres cut at 300 places; wants `make test-servers`, and `make test` has a short form
 	@. .world-test/env && TAILWATER_TEST_CUTS=300 cargo nextest run --locked --profile gauntlet -p tailwater-cdc \
