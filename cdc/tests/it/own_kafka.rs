@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::certificates::Certified;
+use crate::certificates::Authority;
 use crate::own_postgres::free_port;
 
 /// User and password at the listener that asks for them.
@@ -18,6 +18,8 @@ pub(crate) struct OwnKafka {
     pub(crate) open: u16,
     /// `SASL_SSL`, at `localhost`.
     pub(crate) secure: u16,
+    /// `SSL`, at `localhost`, for those with a certificate of the same authority.
+    pub(crate) mutual: u16,
     process: Option<Child>,
 }
 
@@ -34,14 +36,17 @@ fn java(class: &str) -> Command {
 }
 
 impl OwnKafka {
-    /// A broker that shows this certificate where it encrypts.
-    pub(crate) fn start(certified: &Certified) -> Self {
+    /// A broker that shows a certificate of this authority where it encrypts, and trusts those that it signed.
+    pub(crate) fn start(authority: &Authority) -> Self {
         let id = uuid::Uuid::new_v4().simple().to_string();
         let folder = std::env::temp_dir().join(format!("tailwater-kafka-{id}"));
         fs::create_dir(&folder).expect("a folder");
-        let mut own = Self { folder, open: free_port(), secure: free_port(), process: None };
+        let (open, secure, mutual) = (free_port(), free_port(), free_port());
+        let mut own = Self { folder, open, secure, mutual, process: None };
+        let certified = authority.server(&["localhost"]);
         let pem = format!("{}{}", certified.certificate, certified.key);
         fs::write(own.folder.join("server.pem"), pem).expect("we may write");
+        fs::write(own.folder.join("ca.pem"), authority.pem()).expect("we may write");
         fs::write(own.properties(), own.settings()).expect("we may write");
         let scram = |hash: &str| format!("SCRAM-SHA-{hash}=[name={USER},password={PASSWORD}]");
         let formatted = java("kafka.tools.StorageTool")
@@ -91,7 +96,8 @@ impl OwnKafka {
     }
 
     fn settings(&self) -> String {
-        let (open, secure, controller) = (self.open, self.secure, free_port());
+        let (open, secure, mutual) = (self.open, self.secure, self.mutual);
+        let controller = free_port();
         let folder = self.folder.display();
         let module = "org.apache.kafka.common.security";
         format!(
@@ -99,13 +105,16 @@ impl OwnKafka {
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller}
 controller.listener.names=CONTROLLER
-listeners=OPEN://127.0.0.1:{open},SECURE://127.0.0.1:{secure},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=OPEN://127.0.0.1:{open},SECURE://localhost:{secure}
-listener.security.protocol.map=OPEN:PLAINTEXT,CONTROLLER:PLAINTEXT,SECURE:SASL_SSL
+listeners=OPEN://127.0.0.1:{open},SECURE://127.0.0.1:{secure},MUTUAL://127.0.0.1:{mutual},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=OPEN://127.0.0.1:{open},SECURE://localhost:{secure},MUTUAL://localhost:{mutual}
+listener.security.protocol.map=OPEN:PLAINTEXT,CONTROLLER:PLAINTEXT,SECURE:SASL_SSL,MUTUAL:SSL
 inter.broker.listener.name=OPEN
 log.dirs={folder}/data
 ssl.keystore.type=PEM
 ssl.keystore.location={folder}/server.pem
+ssl.truststore.type=PEM
+ssl.truststore.location={folder}/ca.pem
+listener.name.mutual.ssl.client.auth=required
 sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512
 listener.name.secure.plain.sasl.jaas.config={module}.plain.PlainLoginModule required user_{USER}=\"{PASSWORD}\";
 listener.name.secure.scram-sha-256.sasl.jaas.config={module}.scram.ScramLoginModule required;

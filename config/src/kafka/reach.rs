@@ -21,6 +21,10 @@ const SLICE: Duration = Duration::from_millis(250);
 /// How long to take what has arrived. Without a time it would be one event, and the reason may stand behind others.
 const EVENTS: Duration = Duration::from_millis(20);
 
+/// In the client's words: what a peer says of our certificate. With TLS 1.3 that comes after the handshake, so to the
+/// client it is a lost connection.
+const ALERT: &str = "SSL alert number";
+
 /// Why brokers will not have us; waiting does not mend it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("Kafka at {brokers} cannot be used: {reason}; {remedy}")]
@@ -60,6 +64,9 @@ fn remedy(code: RDKafkaErrorCode, reason: &str) -> &'static str {
         RDKafkaErrorCode::SSL if says("certificate verify failed") || says("unable to get") => {
             "name the certificate of the authority that signed the brokers' with `kafka.tls.ca_file`, and reach them by a name their certificates hold"
         }
+        RDKafkaErrorCode::SSL if says(ALERT) => {
+            "the brokers want a certificate that they trust: name ours with `kafka.tls.cert_file` and its key with `kafka.tls.key_file`"
+        }
         RDKafkaErrorCode::SSL => "look whether this listener speaks TLS, and at `kafka.tls`",
         RDKafkaErrorCode::UnsupportedSASLMechanism => "correct `kafka.sasl.mechanism`",
         _ => "correct `kafka.sasl.user`, its password and `kafka.sasl.mechanism`",
@@ -92,6 +99,9 @@ impl ClientContext for Listener {
 
     fn error(&self, error: KafkaError, reason: &str) {
         let Some(code) = error.rdkafka_error_code() else { return };
+        if reason.contains(ALERT) {
+            return self.keep(RDKafkaErrorCode::SSL, reason);
+        }
         if matches!(
             code,
             RDKafkaErrorCode::Authentication

@@ -7,6 +7,7 @@ use tailwater_cdc::publish::Publisher;
 use tailwater_cdc::publish::kafka::Kafka;
 use tailwater_config::KafkaConfig;
 use tailwater_config::kafka::{KafkaTls, Mechanism, Sasl, refusal};
+use tailwater_config::postgres::ClientCertificate;
 use tailwater_runtime::Secret;
 
 use super::{PATIENCE, World};
@@ -16,13 +17,17 @@ use crate::own_kafka::{OwnKafka, PASSWORD, USER};
 #[tokio::test(flavor = "multi_thread")]
 async fn brokers_that_encrypt_and_ask_who_we_are_are_written_to_and_refusals_are_named_at_once() {
     let (authority, files) = (Authority::new("the company"), Files::new());
-    let broker = OwnKafka::start(&authority.server(&["localhost"]));
+    let broker = OwnKafka::start(&authority);
     let ca_file = Some(files.write("ca.pem", &authority.pem()));
     let stranger = Some(files.write("stranger.pem", &Authority::new("somebody else").pem()));
     let secure = |mechanism| KafkaConfig {
         tls: Some(KafkaTls { ca_file: ca_file.clone(), client_certificate: None }),
         sasl: Some(Sasl { mechanism, user: USER.to_owned(), password: Secret::new(PASSWORD) }),
         ..KafkaConfig::new(format!("localhost:{}", broker.secure))
+    };
+    let mutual = |client_certificate| KafkaConfig {
+        tls: Some(KafkaTls { ca_file: ca_file.clone(), client_certificate }),
+        ..KafkaConfig::new(format!("localhost:{}", broker.mutual))
     };
 
     let mechanisms = [Mechanism::Plain, Mechanism::ScramSha256, Mechanism::ScramSha512];
@@ -58,6 +63,28 @@ async fn brokers_that_encrypt_and_ask_who_we_are_are_written_to_and_refusals_are
         assert!(began.elapsed() < Duration::from_secs(5), "{what}: {:?}", began.elapsed());
         assert!(said.contains(remedy) && said.contains(&config.brokers), "{what}: {said}");
         assert!(!said.contains(PASSWORD), "{what}: {said}");
+    }
+
+    // By certificate instead of a password.
+    let known_by = |authority: &Authority| {
+        let own = authority.client("reader");
+        let client_certificate = Some(ClientCertificate {
+            certificate: files.write("reader.pem", &own.certificate),
+            key: files.write("reader.key", &own.key),
+        });
+        mutual(client_certificate)
+    };
+    let config = known_by(&authority);
+    assert_eq!(refusal(&config.client()).expect("a client"), None);
+    let mut kafka = Kafka::new(&config, &"mutual".parse().expect("a name")).expect("a client");
+    kafka.init(&AtomicBool::new(false)).expect("it is let in");
+    kafka.commit(b"{}").expect("it is written");
+    for (what, config) in
+        [("no certificate", mutual(None)), ("a stranger's", known_by(&Authority::new("stranger")))]
+    {
+        let refused = refusal(&config.client()).expect("a client");
+        let said = refused.unwrap_or_else(|| panic!("{what}: let in")).to_string();
+        assert!(said.contains("`kafka.tls.cert_file`"), "{what}: {said}");
     }
 
     let world = World::new().await.moved_to(&broker, secure(Mechanism::ScramSha512)).await;

@@ -27,8 +27,7 @@ async fn brokers_killed_in_a_transaction_and_gone_past_every_deadline_are_outliv
     let outage = Duration::from_secs(seconds.map_or(8, |text| text.parse().expect("seconds")));
     let kills = std::env::var("TAILWATER_TEST_BROKER_KILLS").ok();
     let kills: u32 = kills.map_or(2, |text| text.parse().expect("a number"));
-    let authority = Authority::new("nobody");
-    let mut broker = block_in_place(|| OwnKafka::start(&authority.server(&["localhost"])));
+    let mut broker = block_in_place(|| OwnKafka::start(&Authority::new("nobody")));
     let world = World::prepare(|config| {
         config.kafka.brokers = format!("127.0.0.1:{}", broker.open);
         // Without a long outage to come, deadlines are shortened instead.
@@ -37,6 +36,7 @@ async fn brokers_killed_in_a_transaction_and_gone_past_every_deadline_are_outliv
         }
     })
     .await;
+    world.begin().await;
     let reader = world.start_reader().await;
     let mut rows = 0;
     for kill in 0..=kills {
@@ -111,6 +111,7 @@ async fn every_call_comes_back_while_the_brokers_are_silent() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_topic_made_anew_under_a_running_reader_stops_it_and_holds_nothing() {
     let world = World::prepare(|config| config.limits.transaction_wait_ms = WAIT_MS).await;
+    world.begin().await;
     let reader = world.start_reader().await;
     world.sql("INSERT INTO item SELECT g, 'x' FROM generate_series(1, 10) g").await;
     world.read_until(&world.changes(), 10).await;
@@ -129,6 +130,7 @@ async fn a_topic_made_anew_under_a_running_reader_stops_it_and_holds_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_progress_topic_that_was_deleted_stops_the_reader_for_good() {
     let world = World::new().await;
+    world.begin().await;
     let reader = world.start_reader().await;
     world.sql("INSERT INTO item VALUES (1, 'x')").await;
     world.read_until(&world.changes(), 1).await;
@@ -169,6 +171,7 @@ async fn partitions_added_under_a_running_reader_move_no_key() {
         config.kafka.properties.insert(soon.0, soon.1);
     })
     .await;
+    world.begin().await;
     let reader = world.start_reader().await;
     world.sql("INSERT INTO item SELECT g, 'a' FROM generate_series(1, 50) g").await;
     world.read_until(&world.changes(), 50).await;
@@ -193,6 +196,7 @@ async fn partitions_added_under_a_running_reader_move_no_key() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_record_its_topic_does_not_take_is_set_aside_with_its_bytes_and_its_neighbours_come() {
     let world = World::new().await;
+    world.begin().await;
     let reader = world.start_reader().await;
     let large = "SELECT string_agg(md5(g::text), '') FROM generate_series(1, 40000) g";
     world.sql(&format!("INSERT INTO item SELECT 1, 'before' UNION ALL SELECT 2, ({large}) UNION ALL SELECT 3, 'after'")).await;
@@ -238,6 +242,7 @@ async fn a_topic_with_a_small_limit_takes_many_small_records() {
     let small =
         AlterConfig::new(ResourceSpecifier::Topic(name.as_str())).set("max.message.bytes", "20000");
     admin().alter_configs([&small], &AdminOptions::new()).await.expect("Kafka answers");
+    world.begin().await;
     let reader = world.start_reader().await;
     // Together far beyond the limit, and hard to compress.
     world.sql("INSERT INTO item SELECT g, (SELECT string_agg(md5(random()::text), '') FROM generate_series(1, 60 + g * 0) h) FROM generate_series(0, 499) g").await;
@@ -250,6 +255,7 @@ async fn a_topic_with_a_small_limit_takes_many_small_records() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_record_too_large_even_to_be_set_aside_stops_the_reader() {
     let world = World::new().await;
+    world.begin().await;
     let reader = world.start_reader().await;
     world.sql("INSERT INTO item SELECT 1, repeat('x', 62 * 1024 * 1024)").await;
     let error = reader.ended().await.expect_err("it must not skip it");
@@ -311,7 +317,7 @@ async fn make_anew(topic: &TopicName) {
     }
 }
 
-fn chain(error: &Error) -> String {
+pub(super) fn chain(error: &Error) -> String {
     let first: &dyn std::error::Error = error;
     let causes = std::iter::successors(first.source(), |cause| cause.source());
     causes.fold(error.to_string(), |said, cause| format!("{said}: {cause}"))

@@ -36,6 +36,7 @@ async fn wait_for_seq(world: &World, records: u64) {
 async fn a_shutdown_of_the_server_takes_no_longer_because_of_a_reader() {
     let mut server = patient();
     let mut world = World::on(address(&server)).await;
+    world.begin().await;
     let reader = world.start_reader().await;
     world.sql("INSERT INTO item SELECT g, 'before' FROM generate_series(1, 5000) g").await;
     let took = server.shut_down();
@@ -50,10 +51,10 @@ async fn a_shutdown_of_the_server_takes_no_longer_because_of_a_reader() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_shutdown_of_the_server_does_not_wait_until_kafka_is_back() {
     let mut server = patient();
-    let mut broker = OwnKafka::start(&Authority::new("nobody").server(&["localhost"]));
+    let mut broker = OwnKafka::start(&Authority::new("nobody"));
     let kafka = KafkaConfig::new(broker.address());
     let mut world = World::on(address(&server)).await.moved_to(&broker, kafka).await;
-
+    world.begin().await;
     let reader = world.start_reader().await;
     world.sql("INSERT INTO item VALUES (1, 'Kafka is there')").await;
     wait_for_seq(&world, 1).await;
