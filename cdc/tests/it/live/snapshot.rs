@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use tailwater_cdc::copies::Existing;
 use tailwater_cdc::preflight::{self, Declared};
 use tailwater_cdc::progress;
-use tailwater_runtime::clock;
-use tailwater_topics_contract::{Lsn, TableName, TopicName};
+use tailwater_runtime::{Secret, clock};
+use tailwater_topics_contract::{Lsn, Mask, TableName, TopicName, Values};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
@@ -269,6 +269,48 @@ async fn every_type_is_copied_in_the_bytes_of_the_stream() {
     for (copied, streamed) in copied.iter().zip(streamed) {
         assert_eq!(copied.key, streamed.key);
         assert_eq!(after(copied), after(streamed));
+    }
+    world.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn masks_and_debeziums_form_are_the_same_in_a_copy_as_in_the_stream() {
+    const CANARY: &str = "canary-7f3a";
+    let mut world = World::new().await;
+    world.config.mask_key = Some(Secret::new("a key of the tests"));
+    for (table, values) in [("readable", Values::Readable), ("debezium", Values::Debezium)] {
+        world
+            .statements(&format!(
+                "CREATE TABLE {table} (id bigint PRIMARY KEY, email text, note text, secret jsonb, price numeric(9,2), at timestamptz);
+                 ALTER TABLE {table} REPLICA IDENTITY FULL;
+                 INSERT INTO {table} VALUES (1, '{CANARY}@x', 'ab{CANARY}', '\"{CANARY}\"', 12.5, '2026-01-02 03:04:05Z'), (2, NULL, NULL, NULL, NULL, NULL)"
+            ))
+            .await;
+        world.capture(&format!("public.{table}"), "id", table, table).await;
+        let name = world.topic(table);
+        let topic = world.registrations.topics.get_mut(&name).expect("it is registered");
+        topic.spec.values = values;
+        let masks = [("email", Mask::Hmac), ("note", Mask::Truncate(4)), ("secret", Mask::Drop)];
+        topic.spec.mask.extend(masks.map(|(column, mask)| (column.to_owned(), mask)));
+    }
+    let reader = world.start_reader().await;
+    wait_for_copies(&world, 3).await;
+    world.sql("UPDATE readable SET id = id; UPDATE debezium SET id = id").await;
+    wait_for_all(&world).await;
+    reader.stop().await.expect("it drains");
+    for table in ["readable", "debezium"] {
+        let records = World::read_all(&world.topic(table));
+        assert_eq!(records.len(), 4, "{table}");
+        for record in &records {
+            let bytes = [record.key.clone(), record.value.clone()].map(Option::unwrap_or_default);
+            let all = String::from_utf8(bytes.concat()).expect("text");
+            assert!(!all.contains(CANARY) && !all.contains("secret"), "{table}: {all}");
+        }
+        let (copied, streamed) = records.split_at(2);
+        for (copied, streamed) in copied.iter().zip(streamed) {
+            assert_eq!(copied.json().expect("JSON")["op"], "r");
+            assert_eq!((&copied.key, after(copied)), (&streamed.key, after(streamed)), "{table}");
+        }
     }
     world.drop().await;
 }
