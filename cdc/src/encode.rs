@@ -69,7 +69,7 @@ pub enum RowError {
     },
     /// Bytes in another encoding, as a database in `SQL_ASCII` may hold them.
     #[error(
-        "column `{column}` of `{table}` holds bytes that are not UTF-8; correct the row, or leave the column out of the publication"
+        "column `{column}` of `{table}` holds bytes that are not UTF-8; correct the row, and if it came by the stream go on behind it with `tailwater cdc resync`"
     )]
     NotUtf8 {
         /// The table.

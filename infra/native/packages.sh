@@ -46,30 +46,33 @@ install_pip() {
     install_missing
 }
 
+apt_remedy="Look at the lines above; \`apt-get update\` and a working mirror are the usual answer."
+
+as_root() { if ((EUID == 0)); then "$@"; else sudo "$@"; fi; }
+
+update_package_lists() { quietly "apt-get update" "$apt_remedy" as_root apt-get update -q; }
+
 install_missing() {
-    local as_root=() no_cluster=/etc/postgresql-common/createcluster.d/tailwater.conf code=0
+    local no_cluster=/etc/postgresql-common/createcluster.d/tailwater.conf code=0
     ((${#missing[@]} > 0)) || return 0
     local packages=("${missing[@]}")
     missing=()
     has apt-get || die "this machine has no apt-get, and these are missing: ${packages[*]}" \
         "Install them (names as in Debian) and run the same command again."
-    if ((EUID != 0)); then
-        has sudo || die "these packages are missing, and neither root nor sudo is here: ${packages[*]}" \
+    ((EUID == 0)) || has sudo ||
+        die "these packages are missing, and neither root nor sudo is here: ${packages[*]}" \
             "As root: apt-get install --no-install-recommends ${packages[*]}"
-        as_root=(sudo)
-    fi
     say "  installing with apt-get: ${packages[*]}"
     # Debian would create and start a cluster of its own; we bring ours. The setting goes when we are done.
     if [[ " ${packages[*]} " = *" postgresql "* ]]; then
-        "${as_root[@]}" mkdir -p "${no_cluster%/*}"
-        "${as_root[@]}" tee "$no_cluster" <<<"create_main_cluster = false" >/dev/null
+        as_root mkdir -p "${no_cluster%/*}"
+        as_root tee "$no_cluster" <<<"create_main_cluster = false" >/dev/null
     fi
-    local remedy="Look at the lines above; \`apt-get update\` and a working mirror are the usual answer."
     (
-        quietly "apt-get update" "$remedy" "${as_root[@]}" apt-get update -q
-        quietly "apt-get install" "$remedy" "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+        update_package_lists
+        quietly "apt-get install" "$apt_remedy" as_root env DEBIAN_FRONTEND=noninteractive \
             apt-get install -q -y --no-install-recommends "${packages[@]}"
     ) || code=$?
-    "${as_root[@]}" rm -f "$no_cluster"
+    as_root rm -f "$no_cluster"
     ((code == 0)) || exit "$code"
 }

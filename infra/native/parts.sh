@@ -99,6 +99,17 @@ make_postgres() {
     rm "$1/$name-$version.jar"
 }
 
+# A pooler and the libraries it needs, unpacked and not installed: its package would start a service.
+make_pgbouncer() {
+    local package
+    mkdir -p "$1/archives/partial"
+    apt-cache show pgbouncer >/dev/null 2>&1 || update_package_lists
+    quietly "apt-get install" "$apt_remedy" apt-get install -q -y --no-install-recommends --reinstall --download-only \
+        -o Dir::Cache::archives="$1/archives" -o Debug::NoLocking=1 pgbouncer
+    for package in "$1"/archives/*.deb; do dpkg -x "$package" "$1"; done
+    rm -r "$1/archives"
+}
+
 make_opensearch() {
     local name=org.opensearch.distribution.integ-test-zip:opensearch:$opensearch_version:zip
     maven "$maven_dependency:copy" -Dartifact="$name" -DoutputDirectory="$1" -Dmdep.useBaseVersion=true

@@ -26,6 +26,7 @@ servers_up() {
     fi
     install_servers
     fetch_postgres 18
+    fetch pgbouncer make_pgbouncer
     # Servers that somebody kept are used as they are; new ones start empty.
     if (($(running_servers) == 0)); then
         rm -rf "$data" "$logs"
@@ -51,6 +52,7 @@ TEXT
     echo "export TAILWATER_TEST_KAFKA_LIBS=$(part "kafka-$kafka_version")/libs"
     # And some fail over, which takes a version that keeps slots on standbys.
     echo "export TAILWATER_TEST_POSTGRES_18=$(part "postgres-$(postgres_version 18)")"
+    echo "export TAILWATER_TEST_PGBOUNCER=$(part pgbouncer)"
     echo "export TAILWATER_TEST_DUCKDB=$(part "duckdb-$duckdb_version")" # a Python module's folder
     if is_running minio; then echo "export TAILWATER_TEST_MINIO=http://127.0.0.1:$minio_port"; fi
 }

@@ -87,14 +87,18 @@ impl Connection {
         let address = config.address_of(host);
         let socket = dial(config, host).await?;
         let mut wire = Wire { socket, input: BytesMut::with_capacity(8 << 10), address };
-        match timeout(CONNECT_WAIT, startup::start(&mut wire, config, application, mode)).await {
-            Ok(started) => started?,
-            Err(_) => {
-                let seconds = CONNECT_WAIT.as_secs();
-                return Err(Error::Silent { address: wire.address, doing: "logging in", seconds });
-            }
+        let starting = startup::start(&mut wire, config, application, mode);
+        let Ok(started) = timeout(CONNECT_WAIT, starting).await else {
+            let seconds = CONNECT_WAIT.as_secs();
+            return Err(Error::Silent { address: wire.address, doing: "logging in", seconds });
+        };
+        let has_no_encoding = started?.has_no_encoding;
+        let mut connection = Self { wire };
+        if has_no_encoding {
+            // The server would refuse bytes that are no UTF-8 without a word about where they stand; we know that.
+            connection.query("SET client_encoding TO SQL_ASCII").await?;
         }
-        Ok(Self { wire })
+        Ok(connection)
     }
 
     /// Where this session is connected, for messages.

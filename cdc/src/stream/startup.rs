@@ -30,13 +30,20 @@ const PINNED: [(&str, &str); 9] = [
     ("quote_all_identifiers", "off"),
 ];
 
+/// What a server says of itself when it lets us in.
+#[derive(Default)]
+pub(super) struct Started {
+    /// The database keeps bytes of any encoding or none (`SQL_ASCII`).
+    pub(super) has_no_encoding: bool,
+}
+
 /// Sends the start-up message, proves who we are and waits until the server takes commands.
 pub(super) async fn start(
     wire: &mut Wire,
     config: &PostgresConfig,
     application: &str,
     mode: Mode,
-) -> Result<(), Error> {
+) -> Result<Started, Error> {
     let mut parameters = vec![
         ("user", config.user.as_str()),
         ("database", config.database.as_str()),
@@ -54,14 +61,16 @@ pub(super) async fn start(
     wire.built(frontend::startup_message(parameters, &mut out))?;
     wire.send(&out).await?;
     authenticate(wire, config).await?;
+    let mut started = Started::default();
     loop {
         match wire.receive().await? {
-            Message::ReadyForQuery(_) => return Ok(()),
+            Message::ReadyForQuery(_) => return Ok(started),
             Message::ParameterStatus(body) => {
-                let (name, value) = (body.name(), body.value());
-                if is_standby(wire.built(name)?, wire.built(value)?) {
+                let (name, value) = (wire.built(body.name())?, wire.built(body.value())?);
+                if is_standby(name, value) {
                     return Err(Error::Standby { address: wire.address.clone() });
                 }
+                started.has_no_encoding |= name == "server_encoding" && value == "SQL_ASCII";
             }
             Message::BackendKeyData(_) | Message::NoticeResponse(_) => {}
             Message::ErrorResponse(body) => return Err(wire.refused(&body)),

@@ -5,6 +5,7 @@ mod connections;
 mod failover;
 mod faults;
 mod gauntlet;
+mod hostile;
 mod link;
 mod repair;
 mod shutdown;
@@ -696,6 +697,7 @@ impl World {
 
     /// As this one, with its topics on a broker of the test, written to as `kafka` says.
     async fn moved_to(mut self, broker: &OwnKafka, kafka: KafkaConfig) -> Self {
+        self.delete_topics().await;
         self.config.kafka = kafka;
         let progress = self.config.pipeline.progress_topic();
         let names = self.registrations.topics.keys().chain([&progress]);
@@ -890,11 +892,16 @@ impl World {
 
     /// The same where the server is the test's own.
     pub(crate) async fn leave(self) {
+        self.delete_topics().await;
+    }
+
+    async fn delete_topics(&self) {
         let mut topics: Vec<String> =
             self.registrations.topics.keys().map(TopicName::to_string).collect();
         topics.push(self.config.pipeline.progress_topic().to_string());
         let topics: Vec<&str> = topics.iter().map(String::as_str).collect();
-        let admin = admin_at(&self.config.kafka.brokers);
+        let admin: AdminClient<DefaultClientContext> =
+            self.config.kafka.client().create().expect("a client");
         admin.delete_topics(&topics, &AdminOptions::new()).await.expect("Kafka answers");
     }
 }

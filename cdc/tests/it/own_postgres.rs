@@ -39,7 +39,7 @@ fn fetched(major: u32) -> PathBuf {
 }
 
 /// Postgres refuses to run as root; then it runs as `postgres`. It dies with the test, whatever ends that.
-fn command(program: &Path, folder: &Path) -> Command {
+pub(crate) fn command(program: &Path, folder: &Path) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "QUIT"]);
     if owner().is_some() {
@@ -69,7 +69,7 @@ pub(crate) fn free_port() -> u16 {
     listener.local_addr().expect("an address").port()
 }
 
-fn new_folder() -> PathBuf {
+pub(crate) fn new_folder() -> PathBuf {
     let folder =
         std::env::temp_dir().join(format!("tailwater-pg-{}", uuid::Uuid::new_v4().simple()));
     fs::create_dir(&folder).expect("a folder");

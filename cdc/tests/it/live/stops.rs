@@ -33,7 +33,7 @@ impl World {
     }
 
     /// A world on a server of the test's own.
-    async fn at(server: &OwnPostgres) -> Self {
+    pub(super) async fn at(server: &OwnPostgres) -> Self {
         let name = format!("cdc_{}", unique());
         Self::of(own_config(&name, server)).await
     }
@@ -78,7 +78,7 @@ impl World {
     }
 
     /// Reads everything anew and compares.
-    async fn brought_back(&self, what: &str) {
+    pub(super) async fn brought_back(&self, what: &str) {
         self.resync().await;
         let reader = self.start_reader().await;
         wait_for_all(self).await;
