@@ -14,15 +14,15 @@
 
 use std::collections::HashMap;
 
-use tailwater_topics_contract::{Lsn, Position, Registrations, Seq};
+use tailwater_topics_contract::{Lsn, Position, Registrations, Seq, TopicName, header};
 
 use crate::batch::Batch;
 use crate::encode::debezium::{self, OtherKey};
 use crate::encode::{Images, Origin, RowError};
-use crate::outbox::{OutboxError, place_headers};
+use crate::outbox::{Cells, Emitted, Outbox, OutboxError, place_headers};
 use crate::pgoutput::{DecodeError, Message, Old, RelationMessage, Tuple, decode, oid_of};
 pub use crate::route::SourceName;
-use crate::route::{Route, RouteError, Routes, TableRoute};
+use crate::route::{MessagePlace, Route, RouteError, Routes, TableRoute};
 
 mod vanished;
 
@@ -393,13 +393,10 @@ impl Capture {
         };
         match (route, op, new) {
             (Route::Table(route), _, _) => writer.row(route, op, old, new)?,
-            (Route::Outbox(outbox), b'c', Some(new)) => {
-                let Some(topic) = outbox.topic(new)? else {
+            (Route::Outbox(table), b'c', Some(new)) => {
+                if !writer.event(&table.outbox, &table.cells(new)?)? {
                     self.given_up += 1;
-                    return Ok(Step::Inside);
-                };
-                let seq = writer.next_seq()?;
-                outbox.event(topic, new, position, seq, writer.out)?;
+                }
             }
             // An event is what was inserted; housekeeping in the table afterwards is no event. The publication
             // holds these back anyway, unless somebody altered it.
@@ -488,26 +485,36 @@ impl Capture {
         now_ms: i64,
         out: &mut Batch,
     ) -> Result<(), Error> {
-        match self.routes.message(prefix) {
-            None => {}
-            Some(None) => self.given_up += 1,
-            Some(Some(route)) => {
-                let mut writer = RecordWriter {
-                    pipeline: self.routes.source().pipeline.as_str(),
-                    open,
-                    seq: &mut self.seq,
-                    unchanged: &mut self.unchanged,
-                    lsn: self.lsn,
-                    last_commit: self.position,
-                    position,
-                    now_ms,
-                    out,
-                };
+        let Some(place) = self.routes.message(prefix) else { return Ok(()) };
+        let mut writer = RecordWriter {
+            pipeline: self.routes.source().pipeline.as_str(),
+            open,
+            seq: &mut self.seq,
+            unchanged: &mut self.unchanged,
+            lsn: self.lsn,
+            last_commit: self.position,
+            position,
+            now_ms,
+            out,
+        };
+        let goes = match place {
+            MessagePlace::GivenUp => false,
+            MessagePlace::Topic(route) => {
                 let origin = writer.origin()?;
                 let (key, value) = route.write(content, origin, writer.out.arena());
                 writer.out.push(&route.topic, None, Some(key), Some(value));
+                true
             }
-        }
+            MessagePlace::Outbox(outbox) => match Emitted::parse(content) {
+                Ok(event) => writer.event(outbox, &event.cells())?,
+                Err(why) => {
+                    let letters = self.routes.source().pipeline.reader_dead_letter_topic();
+                    writer.no_event(&letters, prefix, content, &why)?;
+                    true
+                }
+            },
+        };
+        self.given_up += u64::from(!goes);
         Ok(())
     }
 
@@ -568,6 +575,44 @@ impl RecordWriter<'_> {
                 self.write(route, create, Some((debezium::OLD_KEY, &old_key)))
             }
         }
+    }
+
+    /// `false` when the event is given up.
+    fn event(&mut self, outbox: &Outbox, cells: &Cells<'_>) -> Result<bool, Error> {
+        let Some(topic) = outbox.topic(cells)? else { return Ok(false) };
+        let seq = self.next_seq()?;
+        outbox.event(topic, cells, self.position, seq, self.out)?;
+        Ok(true)
+    }
+
+    /// Sets a message aside, with its bytes.
+    fn no_event(
+        &mut self,
+        letters: &TopicName,
+        prefix: &str,
+        content: &[u8],
+        why: &str,
+    ) -> Result<(), Error> {
+        let seq = self.next_seq()?;
+        let arena = self.out.arena();
+        let start = arena.len();
+        arena.extend_from_slice(content);
+        let value = start..arena.len();
+        place_headers(self.position, seq, self.out);
+        let reason = format!("a message with prefix `{prefix}` is no event: {why}");
+        let at = self.now_ms.to_string();
+        for (name, value) in [
+            (header::DLQ_CLASS, "no-event"),
+            (header::DLQ_REASON, &reason),
+            (header::DLQ_ATTEMPTS, "0"),
+            (header::DLQ_AT, &at),
+        ] {
+            let start = self.out.bytes();
+            self.out.arena().extend_from_slice(value.as_bytes());
+            self.out.header(name, start);
+        }
+        self.out.push(letters, Some(0), None, Some(value));
+        Ok(())
     }
 
     fn delete(

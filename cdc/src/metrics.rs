@@ -6,7 +6,7 @@ use tailwater_runtime::Metric;
 pub const ROWS: &str = "tailwater_cdc_rows_total";
 /// Of those, given up on request.
 pub const GIVEN_UP: &str = "tailwater_cdc_given_up_total";
-/// Records set aside because their topic does not take them.
+/// Records that stand in the reader's dead-letter topic.
 pub const SET_ASIDE: &str = "tailwater_cdc_set_aside_total";
 /// Records committed.
 pub const RECORDS: &str = "tailwater_cdc_records_total";
@@ -56,7 +56,7 @@ pub const ALL: &[Metric] = &[
     Metric::counter(
         SET_ASIDE,
         &["topic"],
-        "records that are larger than their topic takes and stand in the dead-letter topic of the reader",
+        "records in the dead-letter topic of the reader: larger than their topic takes, or, without a topic, messages that are no event",
     ),
     Metric::counter(RECORDS, &[], "records in committed Kafka transactions, without progress"),
     Metric::counter(BYTES, &[], "bytes of keys, values and headers of those records"),

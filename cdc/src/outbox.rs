@@ -1,4 +1,16 @@
-//! An outbox row as a CloudEvent in Kafka's binary binding.
+//! An event of an outbox as a CloudEvent in Kafka's binary binding.
+//!
+//! ```text
+//!  INSERT INTO orders.outbox …                      ──▶ cells of the row     ─┐
+//!                                                                             ├─▶ topic of its aggregate type, event
+//!  pg_logical_emit_message(true, 'orders.outbox', …) ──▶ cells of the message ─┘
+//! ```
+//!
+//! * Both ways into an outbox end in the same record; only the way its cells are found differs.
+//! * A table's own checks refuse a row that no event can be made of. Nothing checks a message before it is in the WAL,
+//!   where nobody can mend it any more: one that is no event is set aside.
+
+mod emitted;
 
 use std::collections::BTreeMap;
 
@@ -9,6 +21,8 @@ use crate::batch::Batch;
 use crate::encode::RowError;
 use crate::pgoutput::{Cell, RelationMessage, Tuple};
 use crate::value::{self, Form};
+
+pub use emitted::Emitted;
 
 /// Columns of an outbox table that we read, in the order of [`Place`]. An older table may lack the last.
 const COLUMNS: [&str; 12] = [
@@ -81,45 +95,77 @@ pub enum OutboxError {
     Row(#[from] RowError),
 }
 
-/// The cells of [`COLUMNS`] in one row; null is `None`.
-type Cells<'a> = [Option<&'a [u8]>; COLUMNS.len()];
+/// The cells of [`COLUMNS`] of one event; null is `None`.
+pub(crate) type Cells<'a> = [Option<&'a [u8]>; COLUMNS.len()];
 
-/// How the rows of one outbox table become events.
-#[derive(Debug)]
+/// Where the events of one outbox go.
+#[derive(Clone, Debug)]
 pub struct Outbox {
     table: TableName,
     /// `/<pipeline>/`, before the aggregate type.
     source: String,
+    /// By aggregate type; `None`: the topic was removed, and its events are given up.
+    pub(crate) topics: BTreeMap<String, Option<TopicName>>,
+}
+
+/// How the rows of an outbox table are read.
+#[derive(Debug)]
+pub struct OutboxTable {
+    /// Where they go.
+    pub outbox: Outbox,
     /// Where each of [`COLUMNS`] stands in the row.
     columns: [Option<usize>; COLUMNS.len()],
     column_count: usize,
-    /// `None`: the topic was removed, and its events are given up.
-    topics: BTreeMap<String, Option<TopicName>>,
 }
 
-impl Outbox {
-    /// Prepares a relation. `topics` are the topics of the table by aggregate type.
-    pub fn compile(
-        relation: &RelationMessage,
-        topics: BTreeMap<String, Option<TopicName>>,
-        pipeline: &PipelineName,
-    ) -> Result<Self, OutboxError> {
-        let table = TableName { schema: relation.schema.clone(), table: relation.name.clone() };
+impl OutboxTable {
+    /// Prepares a relation.
+    pub fn compile(relation: &RelationMessage, outbox: Outbox) -> Result<Self, OutboxError> {
         let mut columns = [None; COLUMNS.len()];
         for (place, column) in columns.iter_mut().zip(COLUMNS) {
             *place = relation.columns.iter().position(|c| c.name == column);
             if place.is_none() && column != COLUMNS[Place::EventVersion as usize] {
-                return Err(OutboxError::NoColumn { table, column });
+                return Err(OutboxError::NoColumn { table: outbox.table, column });
             }
         }
-        let source = format!("/{pipeline}/");
-        Ok(Self { table, source, columns, column_count: relation.columns.len(), topics })
+        Ok(Self { outbox, columns, column_count: relation.columns.len() })
     }
 
-    /// Where the event of a row goes; `None` when its topic was removed.
-    pub fn topic(&self, row: &Tuple<'_>) -> Result<Option<&TopicName>, OutboxError> {
-        let cells = self.cells(row)?;
-        let aggregate = self.aggregate(&cells)?;
+    /// The cells of a row.
+    pub(crate) fn cells<'a>(&self, row: &Tuple<'a>) -> Result<Cells<'a>, RowError> {
+        if row.column_count() != self.column_count {
+            return Err(RowError::ColumnCount {
+                table: self.outbox.table.clone(),
+                found: row.column_count(),
+                announced: self.column_count,
+            });
+        }
+        let mut cells = [None; COLUMNS.len()];
+        for (at, cell) in row.cells().enumerate() {
+            if let Some(place) = self.columns.iter().position(|column| *column == Some(at))
+                && let Cell::Text(text) = cell
+            {
+                cells[place] = Some(text);
+            }
+        }
+        Ok(cells)
+    }
+}
+
+impl Outbox {
+    /// An outbox that no topic takes anything of yet.
+    pub fn new(table: TableName, pipeline: &PipelineName) -> Self {
+        Self { table, source: format!("/{pipeline}/"), topics: BTreeMap::new() }
+    }
+
+    /// The prefix of messages that are events of this outbox.
+    pub fn prefix(&self) -> String {
+        self.table.to_string()
+    }
+
+    /// Where an event goes; `None` when its topic was removed.
+    pub(crate) fn topic(&self, cells: &Cells<'_>) -> Result<Option<&TopicName>, OutboxError> {
+        let aggregate = self.aggregate(cells)?;
         let topic = self.topics.get(aggregate).ok_or_else(|| OutboxError::NoTopic {
             table: self.table.clone(),
             aggregate: aggregate.to_owned(),
@@ -127,19 +173,18 @@ impl Outbox {
         Ok(topic.as_ref())
     }
 
-    /// Adds the event of a row.
-    pub fn event(
+    /// Adds an event.
+    pub(crate) fn event(
         &self,
         topic: &TopicName,
-        row: &Tuple<'_>,
+        cells: &Cells<'_>,
         position: Position,
         seq: Seq,
         batch: &mut Batch,
     ) -> Result<(), OutboxError> {
-        let cells = self.cells(row)?;
         let get = |place: Place| cells[place as usize];
-        let need = |place: Place| self.need(&cells, place);
-        let aggregate = self.aggregate(&cells)?;
+        let need = |place: Place| self.need(cells, place);
+        let aggregate = self.aggregate(cells)?;
         let subject = need(Place::AggregateId)?;
         let payload = need(Place::Payload)?;
 
@@ -161,9 +206,11 @@ impl Outbox {
         batch.arena().extend_from_slice(self.source.as_bytes());
         batch.arena().extend_from_slice(aggregate.as_bytes());
         batch.header(header::CE_SOURCE, start);
-        let start = batch.bytes();
-        value::timestamptz(need(Place::CreatedAt)?, batch.arena());
-        batch.header(header::CE_TIME, start);
+        if let Some(created_at) = get(Place::CreatedAt) {
+            let start = batch.bytes();
+            value::timestamptz(created_at, batch.arena());
+            batch.header(header::CE_TIME, start);
+        }
         put(batch, header::CE_SUBJECT, subject);
         put(batch, header::CONTENT_TYPE, b"application/json");
         let optional = [
@@ -183,26 +230,6 @@ impl Outbox {
         }
         batch.push(topic, None, Some(key), Some(value));
         Ok(())
-    }
-
-    /// The cells of [`COLUMNS`]; null is `None`.
-    fn cells<'a>(&self, row: &Tuple<'a>) -> Result<Cells<'a>, RowError> {
-        if row.column_count() != self.column_count {
-            return Err(RowError::ColumnCount {
-                table: self.table.clone(),
-                found: row.column_count(),
-                announced: self.column_count,
-            });
-        }
-        let mut cells = [None; COLUMNS.len()];
-        for (at, cell) in row.cells().enumerate() {
-            if let Some(place) = self.columns.iter().position(|column| *column == Some(at))
-                && let Cell::Text(text) = cell
-            {
-                cells[place] = Some(text);
-            }
-        }
-        Ok(cells)
     }
 
     fn checked<'a>(&self, text: &'a [u8], place: Place) -> Result<&'a str, RowError> {

@@ -9,7 +9,7 @@ use tailwater_topics_contract::{
 use crate::encode::{Plan, PlanError, Style};
 use crate::mask::MaskKey;
 use crate::message::MessageRoute;
-use crate::outbox::{Outbox, OutboxError};
+use crate::outbox::{Outbox, OutboxError, OutboxTable};
 use crate::pgoutput::RelationMessage;
 
 /// A relation that has no place to go.
@@ -47,6 +47,16 @@ pub enum RouteError {
         /// The other.
         second: TopicName,
     },
+    /// Messages of a topic and events of an outbox under one prefix.
+    #[error(
+        "`{topic}` is registered for messages with prefix `{prefix}`, which are the events of the outbox of that name; remove its registration"
+    )]
+    PrefixOfOutbox {
+        /// The prefix.
+        prefix: String,
+        /// The topic.
+        topic: TopicName,
+    },
     /// Rows of the table cannot be written as declared.
     #[error(transparent)]
     Plan(#[from] PlanError),
@@ -61,7 +71,7 @@ pub enum Route {
     /// Every change, to one topic.
     Table(TableRoute),
     /// Inserts, as events, by aggregate type.
-    Outbox(Outbox),
+    Outbox(OutboxTable),
     /// Nowhere, because its topic was removed.
     GivenUp,
     /// Nowhere, because nobody declared it. Only a change makes that an error: beside a partitioned table the
@@ -86,7 +96,7 @@ pub struct TableRoute {
 #[derive(Clone, Debug)]
 enum Declared {
     Table(Box<DeclaredTable>),
-    Outbox { topics: BTreeMap<String, Option<TopicName>> },
+    Outbox(Outbox),
     GivenUp,
 }
 
@@ -105,7 +115,7 @@ impl Declared {
     fn and_also(&self, table: &TableName, second: &TopicName) -> RouteError {
         let first = match self {
             Self::Table(table) => Some(&table.topic),
-            Self::Outbox { topics } => topics.values().flatten().find(|topic| *topic != second),
+            Self::Outbox(outbox) => outbox.topics.values().flatten().find(|topic| *topic != second),
             Self::GivenUp => None,
         };
         RouteError::TwoTopics {
@@ -132,8 +142,19 @@ pub struct SourceName {
 pub struct Routes {
     source: SourceName,
     declared: BTreeMap<TableName, Declared>,
-    /// By prefix; `None`: the topic was removed, and its messages are given up.
-    messages: BTreeMap<String, Option<MessageRoute>>,
+    /// By prefix.
+    messages: BTreeMap<String, MessagePlace>,
+}
+
+/// Where the messages of one prefix go.
+#[derive(Clone, Debug)]
+pub enum MessagePlace {
+    /// To a topic of their own.
+    Topic(MessageRoute),
+    /// They are events.
+    Outbox(Outbox),
+    /// Nowhere, because their topic was removed.
+    GivenUp,
 }
 
 impl Routes {
@@ -143,7 +164,9 @@ impl Routes {
     /// Two topics for the same rows.
     pub fn new(source: SourceName, registrations: &Registrations) -> Result<Self, RouteError> {
         let mut declared: BTreeMap<TableName, Declared> = BTreeMap::new();
-        let mut messages: BTreeMap<String, Option<MessageRoute>> = BTreeMap::new();
+        let mut messages: BTreeMap<String, MessagePlace> = BTreeMap::new();
+        let outbox =
+            |table: &TableName| Declared::Outbox(Outbox::new(table.clone(), &source.pipeline));
         for topic in registrations.written() {
             let name = &topic.spec.name;
             match &topic.spec.from {
@@ -168,24 +191,23 @@ impl Routes {
                     }
                 }
                 From::Outbox { aggregate, table } => {
-                    let entry = declared
-                        .entry(table.clone())
-                        .or_insert_with(|| Declared::Outbox { topics: BTreeMap::new() });
+                    let entry = declared.entry(table.clone()).or_insert_with(|| outbox(table));
                     let taken = match entry {
-                        Declared::Outbox { topics } => topics.contains_key(aggregate),
+                        Declared::Outbox(outbox) => outbox.topics.contains_key(aggregate),
                         Declared::Table(_) | Declared::GivenUp => true,
                     };
                     if taken {
                         return Err(entry.and_also(table, name));
                     }
-                    if let Declared::Outbox { topics } = entry {
-                        topics.insert(aggregate.clone(), Some(name.clone()));
+                    if let Declared::Outbox(outbox) = entry {
+                        outbox.topics.insert(aggregate.clone(), Some(name.clone()));
                     }
                 }
                 From::Message(prefix) => {
                     let (pipeline, database) = (source.pipeline.as_str(), &source.database);
                     let route = MessageRoute::new(name.clone(), prefix, pipeline, database);
-                    if let Some(Some(first)) = messages.insert(prefix.clone(), Some(route)) {
+                    let before = messages.insert(prefix.clone(), MessagePlace::Topic(route));
+                    if let Some(MessagePlace::Topic(first)) = before {
                         return Err(RouteError::TwoForPrefix {
                             prefix: prefix.clone(),
                             first: first.topic,
@@ -204,16 +226,22 @@ impl Routes {
                     declared.entry(table.clone()).or_insert(Declared::GivenUp);
                 }
                 From::Message(prefix) => {
-                    messages.entry(prefix.clone()).or_insert(None);
+                    messages.entry(prefix.clone()).or_insert(MessagePlace::GivenUp);
                 }
                 From::Outbox { aggregate, table } => {
-                    let entry = declared
-                        .entry(table.clone())
-                        .or_insert_with(|| Declared::Outbox { topics: BTreeMap::new() });
-                    if let Declared::Outbox { topics } = entry {
-                        topics.entry(aggregate.clone()).or_insert(None);
+                    let entry = declared.entry(table.clone()).or_insert_with(|| outbox(table));
+                    if let Declared::Outbox(outbox) = entry {
+                        outbox.topics.entry(aggregate.clone()).or_insert(None);
                     }
                 }
+            }
+        }
+        for declared in declared.values() {
+            let Declared::Outbox(outbox) = declared else { continue };
+            let prefix = outbox.prefix();
+            let before = messages.insert(prefix.clone(), MessagePlace::Outbox(outbox.clone()));
+            if let Some(MessagePlace::Topic(MessageRoute { topic, .. })) = before {
+                return Err(RouteError::PrefixOfOutbox { prefix, topic });
             }
         }
         Ok(Self { source, declared, messages })
@@ -224,10 +252,10 @@ impl Routes {
         &self.source
     }
 
-    /// Where messages of a prefix go: `None` for a prefix that nobody declared, `Some(None)` when its topic was
-    /// removed. Other programs write messages too, so those without a topic are nobody's loss.
-    pub fn message(&self, prefix: &str) -> Option<Option<&MessageRoute>> {
-        self.messages.get(prefix).map(Option::as_ref)
+    /// Where messages of a prefix go; `None` for a prefix that nobody declared. Other programs write messages too, so
+    /// those without a topic are nobody's loss.
+    pub fn message(&self, prefix: &str) -> Option<&MessagePlace> {
+        self.messages.get(prefix)
     }
 
     /// Finds the place of a relation and prepares its encoder.
@@ -252,8 +280,8 @@ impl Routes {
                     is_compacted: table.is_compacted,
                 }))
             }
-            Some(Declared::Outbox { topics }) => {
-                Ok(Route::Outbox(Outbox::compile(relation, topics.clone(), &self.source.pipeline)?))
+            Some(Declared::Outbox(outbox)) => {
+                Ok(Route::Outbox(OutboxTable::compile(relation, outbox.clone())?))
             }
         }
     }

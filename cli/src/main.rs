@@ -128,7 +128,7 @@ fn main() -> ExitCode {
 async fn run(command: Command, context: &Context) -> anyhow::Result<ExitCode> {
     match command {
         Command::Apply(args) => apply::apply(context, &args.catalog, Scope::All).await,
-        Command::Cdc(command) => cdc::run(context, command).await,
+        Command::Cdc(command) => Box::pin(cdc::run(context, command)).await,
         Command::Check(args) => check::run(context, &args).await,
         Command::Completions(args) => Ok(completions::run(&args)),
         Command::Config(command) => reference::run(&command),

@@ -21,7 +21,9 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, PurgeConfig};
 use tailwater_config::KafkaConfig;
 use tailwater_runtime::clock;
-use tailwater_topics_contract::{PipelineName, Registrations, TopicName, TopicRegistration};
+use tailwater_topics_contract::{
+    PipelineName, Registrations, TopicName, TopicRegistration, header,
+};
 
 use super::ask::{ASK_WAIT, limits, make_letter_topic};
 pub use super::ask::{End, check_topics, find_end, last_value};
@@ -248,24 +250,9 @@ impl Kafka {
         size: usize,
         deadline: Instant,
     ) -> Result<(), Error> {
-        if size > letter::BYTES_MAX {
-            return Err(Error::TooLarge { topic: record.topic().clone(), bytes: size });
-        }
-        if !self.has_letters {
-            make_letter_topic(&self.config, &self.letter_topic)?;
-            self.has_letters = true;
-        }
         let limit = self.limit(place);
-        let letter = BaseRecord {
-            topic: self.letter_topic.as_str(),
-            partition: Some(0),
-            payload: record.value(),
-            key: record.key(),
-            timestamp: None,
-            headers: Some(letter::headers(record, size, limit, clock::now_ms())),
-            delivery_opaque: LETTER,
-        };
-        self.hand_over(letter, deadline)?;
+        let headers = letter::headers(record, size, limit, clock::now_ms());
+        self.write_letter(record, size, Some(headers), deadline)?;
         metrics::counter!(names::SET_ASIDE, "topic" => record.topic().to_string()).increment(1);
         tracing::error!(
             topic = %record.topic(),
@@ -275,6 +262,42 @@ impl Kafka {
             "a record is larger than its topic takes and was set aside; raise `max.message.bytes` of the topic"
         );
         Ok(())
+    }
+
+    /// Writes a record that was set aside before it came here.
+    fn pass_on(&mut self, record: &BatchRecord<'_>, deadline: Instant) -> Result<(), Error> {
+        self.write_letter(record, letter::size(record), headers(record), deadline)?;
+        let reason = record.headers().find(|(name, _)| *name == header::DLQ_REASON);
+        let reason = reason.map(|(_, text)| String::from_utf8_lossy(text)).unwrap_or_default();
+        metrics::counter!(names::SET_ASIDE, "topic" => "").increment(1);
+        tracing::error!(%reason, dead_letters = %self.letter_topic, "a change was set aside");
+        Ok(())
+    }
+
+    fn write_letter(
+        &mut self,
+        record: &BatchRecord<'_>,
+        size: usize,
+        headers: Option<OwnedHeaders>,
+        deadline: Instant,
+    ) -> Result<(), Error> {
+        if size > letter::BYTES_MAX {
+            return Err(Error::TooLarge { topic: record.topic().clone(), bytes: size });
+        }
+        if !self.has_letters {
+            make_letter_topic(&self.config, &self.letter_topic)?;
+            self.has_letters = true;
+        }
+        let letter = BaseRecord {
+            topic: self.letter_topic.as_str(),
+            partition: Some(0),
+            payload: record.value(),
+            key: record.key(),
+            timestamp: None,
+            headers,
+            delivery_opaque: LETTER,
+        };
+        self.hand_over(letter, deadline)
     }
 
     /// Hands one record over, waiting while the client's own queue is full.
@@ -384,6 +407,10 @@ impl Publisher for Kafka {
         let deadline = self.begin()?;
         let mut last: Option<(TopicName, usize)> = None;
         for record in batch.records() {
+            if *record.topic() == self.letter_topic {
+                self.pass_on(&record, deadline)?;
+                continue;
+            }
             let place = match &last {
                 Some((name, place)) if name == record.topic() => *place,
                 _ => {
@@ -400,18 +427,13 @@ impl Publisher for Kafka {
             let by_key = |partitions| Some(partition::of_key(record.key()?, partitions));
             let partition =
                 record.partition().or_else(|| self.topics[place].partitions.and_then(by_key));
-            let mut headers: Option<OwnedHeaders> = None;
-            for (key, value) in record.headers() {
-                let into = headers.take().unwrap_or_default();
-                headers = Some(into.insert(Header { key, value: Some(value) }));
-            }
             let out = BaseRecord {
                 topic: record.topic().as_str(),
                 partition,
                 payload: record.value(),
                 key: record.key(),
                 timestamp: None,
-                headers,
+                headers: headers(&record),
                 delivery_opaque: place,
             };
             self.hand_over(out, deadline)?;
@@ -502,6 +524,13 @@ impl Publisher for Kafka {
             }
         }
     }
+}
+
+/// `None` when there are none.
+fn headers(record: &BatchRecord<'_>) -> Option<OwnedHeaders> {
+    record.headers().fold(None, |headers, (key, value)| {
+        Some(headers.unwrap_or_default().insert(Header { key, value: Some(value) }))
+    })
 }
 
 fn is_retriable(error: &KafkaError) -> bool {

@@ -85,6 +85,15 @@ impl Catalog {
                 let problem = format!("`{}` already takes these rows", first.name);
                 mistakes.add(place(topic.declared_at.as_ref()), "from", problem);
             }
+            if let From::Message(prefix) = &topic.from
+                && let Some(outbox) = self.topics.iter().find(|other| other.takes_prefix(prefix))
+            {
+                let problem = format!(
+                    "messages with prefix `{prefix}` are events of that outbox, which `{}` takes",
+                    outbox.name
+                );
+                mistakes.add(place(topic.declared_at.as_ref()), "from", problem);
+            }
             let is_outbox = matches!(topic.from, From::Outbox { .. });
             if let Some(table) = topic.table()
                 && outboxes.insert(table, is_outbox).is_some_and(|before| before != is_outbox)
@@ -313,6 +322,12 @@ search: { alias: stock, mapping: m.json }
         assert!(mistakes_of(&twice)[0].contains("already takes"));
         let named = topic("a", "{ table: s.t }") + &topic("a", "{ table: s.u }");
         assert!(mistakes_of(&named)[0].contains("declared twice"));
+    }
+
+    #[test]
+    fn messages_under_the_name_of_an_outbox_are_its_events() {
+        let both = topic("a", "{ outbox: orders }") + &topic("b", "{ message: orders.outbox }");
+        assert!(mistakes_of(&both)[0].contains("are events of that outbox, which `a` takes"));
     }
 
     #[test]

@@ -66,6 +66,11 @@ impl TopicSpec {
             From::Message(_) => None,
         }
     }
+
+    /// Whether messages with this prefix are events of its outbox.
+    pub(crate) fn takes_prefix(&self, prefix: &str) -> bool {
+        matches!(&self.from, From::Outbox { table, .. } if table.to_string() == prefix)
+    }
 }
 
 /// Whole words of names that mean card data, and runs of letters that mean it wherever they stand.
