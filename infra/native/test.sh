@@ -137,8 +137,8 @@ gauntlet_reader() {
         TAILWATER_TEST_CUTS=${TAILWATER_TEST_CUTS:-300} \
         TAILWATER_TEST_OUTAGE_S=${TAILWATER_TEST_OUTAGE_S:-600} \
         TAILWATER_TEST_BROKER_KILLS=${TAILWATER_TEST_BROKER_KILLS:-20} \
-        cargo nextest run --locked --profile gauntlet -p tailwater-cdc --no-fail-fast --success-output final \
-        -E 'test(/live::gauntlet::/) or test(/live::faults::brokers/) or test(/live::link::/)' 2>&1 |
+        cargo nextest run --locked --profile gauntlet --no-fail-fast --success-output final \
+        -E 'package(tailwater-cdc) and test(/live::(gauntlet|faults::brokers|link)/)' 2>&1 |
         tee "$logs/gauntlet-reader.log" || code=$?
     step "Result"
     say "| torment | seed | faults | transactions | records | lost | duplicated | out of order |"
