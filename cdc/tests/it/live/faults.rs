@@ -264,6 +264,34 @@ async fn a_record_too_large_even_to_be_set_aside_stops_the_reader() {
     world.drop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_that_is_no_event_stands_in_the_dead_letter_topic_and_holds_nobody_up() {
+    let world = World::new().await;
+    world.begin().await;
+    let reader = world.start_reader().await;
+    let event = |id: u32| {
+        format!(
+            "SELECT pg_logical_emit_message(true, 'shop.outbox', '{{\"id\": {id}, \"aggregate_type\": \"shop\", \"aggregate_id\": \"o\", \"event_type\": \"Placed\", \"payload\": {{}}}}')"
+        )
+    };
+    world.sql("SELECT pg_logical_emit_message(true, 'shop.outbox', 'no event')").await;
+    world.sql(&event(1)).await;
+    let events = world.read_until(&world.events(), 1).await;
+    let letters = world.config.pipeline.reader_dead_letter_topic();
+    let letter = world.read_until(&letters, 1).await.remove(0);
+    assert_eq!(letter.value.as_deref(), Some(b"no event".as_slice()));
+    assert_eq!(letter.header("tw-dlq-class"), Some("no-event"));
+    assert_eq!(events[0].header("ce_id"), Some("1"));
+    reader.stop().await.expect("it drains");
+    // The letter belongs to no topic whose end is watched over: it may be thrown away.
+    admin().delete_topics(&[letters.as_str()], &AdminOptions::new()).await.expect("Kafka answers");
+    let reader = world.start_reader().await;
+    world.sql(&event(2)).await;
+    world.read_until(&world.events(), 2).await;
+    reader.stop().await.expect("it drains");
+    world.drop().await;
+}
+
 // ---- helpers ----
 
 impl Reader {
