@@ -13,6 +13,7 @@ pub mod memory;
 mod partition;
 /// What stands in topics already.
 pub mod past;
+mod push;
 
 use rdkafka::error::KafkaError;
 use tailwater_runtime::ErrorClass;

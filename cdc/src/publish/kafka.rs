@@ -4,6 +4,8 @@
 //!   first would let it commit once more behind our back.
 //! * The producer's own flush waits in slices of 100 ms. We serve its queue ourselves until nothing is in
 //!   flight, and only then commit.
+//! * Nothing is sent for its age: the client sends what fills a batch, and the rest when it is told to at the end of a
+//!   transaction. See [`super::push`] for what comes of it otherwise.
 //! * Messages have no time limit of their own (`message.timeout.ms=0`); the transaction has one, kept here.
 //! * Offsets of a partition only grow. One that does not belongs to a topic that was made again, and is seen before the
 //!   transaction commits, so nothing goes on in it.
@@ -28,6 +30,7 @@ use tailwater_topics_contract::{
 use super::ask::{ASK_WAIT, limits, make_letter_topic};
 pub use super::ask::{End, check_topics, find_end, last_value};
 use super::deliveries::{Deliveries, LETTER, PROGRESS, Receded};
+use super::push::{Pushes, push};
 use super::{Error, Publisher, letter, partition};
 use crate::batch::{Batch, BatchRecord};
 use crate::config::Limits;
@@ -49,6 +52,10 @@ const ABORT_WAIT: Duration = Duration::from_secs(5);
 
 /// Between two looks at what was delivered. The client's own `poll` spins in its last millisecond.
 const SERVE_PAUSE: Duration = Duration::from_micros(100);
+
+/// How long a record waits for company within a transaction: longer than any transaction stays open, because what has
+/// waited longer behind an unanswered request keeps the client's thread awake. Its end goes by [`push`].
+const LINGER_MS: &str = "1000";
 
 /// What librdkafka packs into one batch at most unless told otherwise.
 const BATCH_BYTES: usize = 1_000_000;
@@ -119,9 +126,8 @@ impl Kafka {
         let limits = limits(config, topics.iter().map(|topic| &topic.spec.name))?;
         let smallest = limits.values().copied().min().unwrap_or(BATCH_BYTES).min(BATCH_BYTES);
         let mut client = config.client();
-        // Every batch is committed at once; waiting for company would only add to each commit.
         let ours = [
-            ("linger.ms", "1"),
+            ("linger.ms", LINGER_MS),
             ("compression.type", "lz4"),
             ("queue.buffering.max.kbytes", "65536"),
             ("queue.buffering.max.messages", "1000000"),
@@ -320,12 +326,15 @@ impl Kafka {
                 return Err(self.timed_out("waiting for room to send"));
             }
             record = back;
-            self.producer.poll(Duration::from_millis(5));
+            // All of it may be waiting for company.
+            push(&self.producer);
+            self.producer.poll(Duration::ZERO);
         }
     }
 
     /// Waits until every record handed over is acknowledged.
     fn deliver(&self, deadline: Instant) -> Result<(), Error> {
+        let mut pushes = Pushes::begin(Instant::now());
         loop {
             let before = self.producer.in_flight_count();
             self.producer.poll(Duration::ZERO);
@@ -347,7 +356,13 @@ impl Kafka {
                 return Err(self.timed_out("delivering records"));
             }
             // One call serves one report; there may be more.
-            if after == before {
+            let now = Instant::now();
+            if after != before {
+                pushes.on_reports(now);
+            } else if pushes.is_due(now) {
+                push(&self.producer);
+                pushes.on_pushed(Instant::now());
+            } else {
                 thread::sleep(SERVE_PAUSE);
             }
         }
