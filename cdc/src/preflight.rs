@@ -146,16 +146,16 @@ pub(crate) async fn look(config: &Config, declared: &Declared) -> Result<Vec<Fin
         &mut findings,
     )
     .await?;
-    for (table, key) in &declared.changes {
-        let found = Table::find(&mut connection, table).await?;
+    let tables = Table::find_all(&mut connection, declared.changes.keys()).await?;
+    for ((table, key), found) in declared.changes.iter().zip(&tables) {
         let searched = declared.searched.contains(table);
         judge(table, found.as_ref(), Some((key, searched)), &mut findings);
-        if let Some(found) = found.filter(|_| !config.from_now) {
+        if let Some(found) = found.as_ref().filter(|_| !config.from_now) {
             found.judge_reading(table, &config.postgres.user, &mut findings);
         }
     }
-    for table in &declared.outboxes {
-        let found = Table::find(&mut connection, table).await?;
+    let tables = Table::find_all(&mut connection, declared.outboxes.iter()).await?;
+    for (table, found) in declared.outboxes.iter().zip(&tables) {
         judge(table, found.as_ref(), None, &mut findings);
     }
     connection.close().await;
@@ -362,54 +362,47 @@ enum Identity {
 }
 
 impl Table {
-    async fn find(connection: &mut Connection, table: &TableName) -> Result<Option<Self>, Error> {
-        // The leaves matter because each row change is checked against the identity of the partition it is in.
-        let name = quote_literal(&table.quoted());
-        let sql = format!(
-            "WITH root AS (SELECT to_regclass({name})::oid AS oid),
-                  leaf AS (SELECT relid AS oid FROM root, pg_catalog.pg_partition_tree(root.oid) UNION SELECT oid FROM root)
-             SELECT c.relkind,
-                    (SELECT bool_or(l.relpersistence = 'u') FROM leaf JOIN pg_catalog.pg_class l USING (oid)),
-                    (SELECT min(CASE WHEN l.relreplident = 'n' THEN 0
-                                     WHEN l.relreplident = 'f' THEN 3
-                                     WHEN EXISTS (SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = l.oid
-                                                  AND (CASE l.relreplident WHEN 'd' THEN i.indisprimary ELSE i.indisreplident END)) THEN 2
-                                     ELSE 1 END)
-                     FROM leaf JOIN pg_catalog.pg_class l USING (oid)),
-                    a.attname,
-                    c.relreplident = 'f' OR EXISTS (
-                        SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid 
-                        AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])
-                        AND (CASE c.relreplident WHEN 'd' THEN i.indisprimary ELSE i.indisreplident END)),
-                    a.attstorage IN ('x', 'e', 'm') AND EXISTS (
-                        SELECT FROM leaf JOIN pg_catalog.pg_class l USING (oid) WHERE l.reltoastrelid <> 0),
-                    (SELECT min(l.oid::regclass::text) FROM leaf JOIN pg_catalog.pg_class l USING (oid)
-                     WHERE l.relkind = 'r' AND NOT has_table_privilege(l.oid, 'SELECT')),
-                    (SELECT min(l.oid::regclass::text) FROM leaf JOIN pg_catalog.pg_class l USING (oid)
-                     WHERE l.relkind = 'r' AND row_security_active(l.oid))
-             FROM root JOIN pg_catalog.pg_class c USING (oid)
-             JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-             ORDER BY a.attnum"
-        );
-        let rows = connection.query(&sql).await?;
-        let Some(first) = rows.first() else { return Ok(None) };
-        let named = |row: &Row| row.get(3).unwrap_or_default().to_owned();
+    /// Looks tables up, many with one query; `None` stands for one that does not exist.
+    async fn find_all(
+        connection: &mut Connection,
+        names: impl Iterator<Item = &TableName>,
+    ) -> Result<Vec<Option<Self>>, Error> {
+        let names: Vec<String> = names.map(|name| quote_literal(&name.quoted())).collect();
+        let mut tables = Vec::with_capacity(names.len());
+        for names in names.chunks(AT_ONCE) {
+            let rows = connection.query(&tables_sql(names)).await?;
+            let mut found: Vec<Option<Self>> = names.iter().map(|_| None).collect();
+            for rows in rows.chunk_by(|one, next| one.get(0) == next.get(0)) {
+                let at = rows[0].get(0).and_then(|at| at.parse::<usize>().ok());
+                if let Some(table) = at.and_then(|at| found.get_mut(at)) {
+                    *table = Some(Self::of(rows));
+                }
+            }
+            tables.append(&mut found);
+        }
+        Ok(tables)
+    }
+
+    /// From a row for each column, of which there is one at least.
+    fn of(rows: &[Row]) -> Self {
+        let first = &rows[0];
+        let named = |row: &Row| row.get(4).unwrap_or_default().to_owned();
         let when = |column: usize| rows.iter().filter(move |row| row.get(column) == Some("t"));
-        Ok(Some(Self {
-            kind: first.get(0).unwrap_or_default().to_owned(),
-            unlogged: first.get(1) == Some("t"),
-            identity: match first.get(2) {
+        Self {
+            kind: first.get(1).unwrap_or_default().to_owned(),
+            unlogged: first.get(2) == Some("t"),
+            identity: match first.get(3) {
                 Some("3") => Identity::Full,
                 Some("2") => Identity::Columns,
                 Some("1") => Identity::NoKey,
                 _ => Identity::Nothing,
             },
             columns: rows.iter().map(named).collect(),
-            identity_columns: when(4).map(named).collect(),
-            toastable: when(5).map(named).collect(),
-            unreadable: first.get(6).map(str::to_owned),
-            secured: first.get(7).map(str::to_owned),
-        }))
+            identity_columns: when(5).map(named).collect(),
+            toastable: when(6).map(named).collect(),
+            unreadable: first.get(7).map(str::to_owned),
+            secured: first.get(8).map(str::to_owned),
+        }
     }
 
     /// Whether its rows could be copied. Partitions are read by themselves, under their own privileges.
@@ -431,6 +424,45 @@ impl Table {
             add("TW129", problem, format!("`ALTER ROLE {role} BYPASSRLS`"));
         }
     }
+}
+
+/// How many tables a query looks up.
+const AT_ONCE: usize = 250;
+
+/// The columns of the tables, in the tables' order. The leaves matter because each row change is checked against the
+/// identity of the partition it is in.
+fn tables_sql(names: &[String]) -> String {
+    let wanted: Vec<String> =
+        names.iter().enumerate().map(|(at, name)| format!("({at}, {name})")).collect();
+    format!(
+        "SELECT wanted.at, t.* FROM (VALUES {}) AS wanted (at, name) CROSS JOIN LATERAL (
+             WITH root AS (SELECT to_regclass(wanted.name)::oid AS oid),
+                  leaf AS (SELECT relid AS oid FROM root, pg_catalog.pg_partition_tree(root.oid) UNION SELECT oid FROM root)
+             SELECT c.relkind,
+                    (SELECT bool_or(l.relpersistence = 'u') FROM leaf JOIN pg_catalog.pg_class l USING (oid)),
+                    (SELECT min(CASE WHEN l.relreplident = 'n' THEN 0
+                                     WHEN l.relreplident = 'f' THEN 3
+                                     WHEN EXISTS (SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = l.oid
+                                                  AND (CASE l.relreplident WHEN 'd' THEN i.indisprimary ELSE i.indisreplident END)) THEN 2
+                                     ELSE 1 END)
+                     FROM leaf JOIN pg_catalog.pg_class l USING (oid)),
+                    a.attname,
+                    c.relreplident = 'f' OR EXISTS (
+                        SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid
+                        AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])
+                        AND (CASE c.relreplident WHEN 'd' THEN i.indisprimary ELSE i.indisreplident END)),
+                    a.attstorage IN ('x', 'e', 'm') AND EXISTS (
+                        SELECT FROM leaf JOIN pg_catalog.pg_class l USING (oid) WHERE l.reltoastrelid <> 0),
+                    (SELECT min(l.oid::regclass::text) FROM leaf JOIN pg_catalog.pg_class l USING (oid)
+                     WHERE l.relkind = 'r' AND NOT has_table_privilege(l.oid, 'SELECT')),
+                    (SELECT min(l.oid::regclass::text) FROM leaf JOIN pg_catalog.pg_class l USING (oid)
+                     WHERE l.relkind = 'r' AND row_security_active(l.oid)),
+                    a.attnum
+             FROM root JOIN pg_catalog.pg_class c USING (oid)
+             JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+         ) t ORDER BY wanted.at, t.attnum",
+        wanted.join(", ")
+    )
 }
 
 /// `changes`: the declared key and whether the table feeds a search index; `None` for an outbox table.

@@ -53,6 +53,18 @@ pub(super) fn partitions<C: ClientContext>(
     if count == 0 { Err(Error::NoTopic { topic: topic.clone() }) } else { Ok(count) }
 }
 
+/// How many partitions every topic has. One question for all: the client's for one topic are slow when they are many.
+fn partition_counts<C: ClientContext>(
+    client: &Client<C>,
+    brokers: &str,
+) -> Result<HashMap<String, usize>, Error> {
+    let metadata = client
+        .fetch_metadata(None, ASK_WAIT)
+        .map_err(|source| classified(source, brokers, "asking for topics"))?;
+    let counts = metadata.topics().iter().map(|t| (t.name().to_owned(), t.partitions().len()));
+    Ok(counts.collect())
+}
+
 pub(super) fn consumer(
     config: &KafkaConfig,
     isolation: &str,
@@ -78,12 +90,16 @@ pub fn check_topics<'a>(
     topics: impl Iterator<Item = &'a TopicRegistration>,
 ) -> Result<(), Error> {
     let consumer = consumer(config, "read_committed", "tailwater")?;
+    let counts = partition_counts(consumer.client(), &config.brokers)?;
     for topic in topics {
-        let found = partitions(consumer.client(), &config.brokers, &topic.spec.name)?;
+        let name = &topic.spec.name;
+        let found = counts.get(name.as_str()).copied().unwrap_or_default();
+        if found == 0 {
+            return Err(Error::NoTopic { topic: name.clone() });
+        }
         let registered = topic.spec.partitions;
         if found != registered as usize {
-            let topic = topic.spec.name.clone();
-            return Err(Error::Partitions { topic, found, registered });
+            return Err(Error::Partitions { topic: name.clone(), found, registered });
         }
     }
     Ok(())
@@ -189,28 +205,39 @@ pub struct End<'a> {
     pub offset: i64,
 }
 
-/// Asks for the ends of partitions and answers the first for which `wrong` says so. Blocks.
+/// Asks for the ends of partitions, of all at once, and answers the first for which `wrong` says so. Blocks.
 pub fn find_end<'a>(
     config: &KafkaConfig,
     partitions: impl Iterator<Item = (&'a TopicName, i32)>,
     wrong: impl Fn(End<'a>) -> bool,
 ) -> Result<Option<End<'a>>, Error> {
+    let failed = |source| classified(source, &config.brokers, "asking for log ends");
     // Uncommitted: somebody else's open transaction must not look like lost records.
     let consumer: BaseConsumer<Quiet> = consumer(config, "read_uncommitted", "tailwater")?;
+    let counts = partition_counts(consumer.client(), &config.brokers)?;
+    let mut asked = TopicPartitionList::new();
+    let mut topics: HashMap<&str, &'a TopicName> = HashMap::new();
     for (topic, partition) in partitions {
-        let ends = consumer.fetch_watermarks(topic.as_str(), partition, ASK_WAIT);
-        let (_, offset) = match ends {
-            Ok(ends) => ends,
-            Err(source) => match source.rdkafka_error_code() {
-                Some(
-                    RDKafkaErrorCode::UnknownTopic
-                    | RDKafkaErrorCode::UnknownTopicOrPartition
-                    | RDKafkaErrorCode::UnknownPartition,
-                ) => return Err(Error::NoTopic { topic: topic.clone() }),
-                _ => return Err(classified(source, &config.brokers, "asking for log ends")),
-            },
+        // The client would look for the leader of a partition that is not there until its time is over.
+        let count = counts.get(topic.as_str()).copied().unwrap_or_default();
+        if usize::try_from(partition).map_or(true, |partition| partition >= count) {
+            return Err(Error::NoTopic { topic: topic.clone() });
+        }
+        asked.add_partition_offset(topic.as_str(), partition, Offset::End).map_err(failed)?;
+        topics.insert(topic.as_str(), topic);
+    }
+    if topics.is_empty() {
+        return Ok(None);
+    }
+    // For a time of `End` brokers answer the end.
+    let answered = consumer.offsets_for_times(asked, ASK_WAIT).map_err(failed)?;
+    for found in answered.elements() {
+        found.error().map_err(failed)?;
+        let (Some(topic), Offset::Offset(offset)) = (topics.get(found.topic()), found.offset())
+        else {
+            return Err(failed(KafkaError::OffsetFetch(RDKafkaErrorCode::NoOffset)));
         };
-        let end = End { topic, partition, offset };
+        let end = End { topic, partition: found.partition(), offset };
         if wrong(end) {
             return Ok(Some(end));
         }

@@ -99,11 +99,7 @@ impl Taken {
         due: &[Due],
     ) -> Result<Self, Error> {
         let publication = config.pipeline.changes_publication();
-        let mut tables = Vec::new();
-        for due in due {
-            let found = Table::find(&mut keeper.connection, &publication, due, tables.len()).await;
-            tables.extend(found?);
-        }
+        let tables = Table::find_all(&mut keeper.connection, &publication, due).await?;
         let leaves = tables.iter().flat_map(|table| table.leaves.iter().cloned()).collect();
         let ranges = split(leaves, config.limits.copy_workers).into();
         Ok(Self { at, keeper, tables, ranges })

@@ -79,7 +79,7 @@ pub(crate) struct RunArgs {
 
 pub(crate) async fn run(cx: &Context, command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Run(args) => read(cx, &args).await,
+        Command::Run(args) => Box::pin(read(cx, &args)).await,
         Command::Status(args) => reader_status::run(cx, &args).await,
         Command::Snapshot(args) => reread::run(cx, args).await,
         Command::Adopt(args) => repair::adopt(cx, args).await,
