@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use serde::Serialize;
 use tailwater_topics_contract::{Catalog, Registrations};
 pub(crate) use tailwater_topics_registry::Scope;
-use tailwater_topics_registry::{Change, Plan, Refusal, Registry, World, plan, removal};
+use tailwater_topics_registry::{Change, Plan, Refusal, Registry, World, plan, removal, steps};
 
 use crate::config::Config;
 use crate::declared::{self, Sources};
@@ -227,9 +227,13 @@ fn leave_alone(registered: &Registrations, catalog: &Catalog, scope: Scope) {
 
 async fn carry_out(registry: &Registry, changes: &[Change]) -> anyhow::Result<()> {
     let count = changes.len();
-    for (number, change) in changes.iter().enumerate() {
-        eprintln!("[{}/{count}] {change}", number + 1);
-        registry.carry_out(change).await?;
+    let mut number = 0;
+    for step in steps(changes) {
+        for change in step {
+            number += 1;
+            eprintln!("[{number}/{count}] {change}");
+        }
+        registry.carry_out(step).await?;
     }
     if count > 0 {
         eprintln!("applied {}", output::counted(count, "change"));

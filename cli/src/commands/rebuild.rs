@@ -247,7 +247,7 @@ impl Rebuild {
         }
         let change = Change::SetStanding(Registration::Sink(sink));
         eprintln!("sink `{}` is {standing}", self.args.sink);
-        Ok(registry.carry_out(&change).await?)
+        Ok(registry.carry_out(&[change]).await?)
     }
 
     /// Waits until nobody writes to the index in use: the workers of a paused sink leave their group. Should one have

@@ -14,7 +14,7 @@ use tailwater_topics_contract::{
 };
 
 use crate::broker::Broker;
-use crate::change::{Change, NewTopic};
+use crate::change::{Change, NewTopic, steps};
 use crate::database::Database;
 use crate::destinations::{self, Destinations};
 use crate::plan::{dead_letter_topic, declared_topic, internal_topics};
@@ -120,16 +120,37 @@ impl Registry {
         })
     }
 
-    /// Carries out one change.
-    pub async fn carry_out(&self, change: &Change) -> Result<(), Error> {
+    /// Carries out changes in their order, by [`steps`].
+    pub async fn carry_out(&self, changes: &[Change]) -> Result<(), Error> {
+        for step in steps(changes) {
+            self.carry_out_step(step).await?;
+        }
+        Ok(())
+    }
+
+    async fn carry_out_step(&self, step: &[Change]) -> Result<(), Error> {
+        let Some(change) = step.first() else { return Ok(()) };
         match change {
-            Change::CreateTopic(topic) => self.broker.create(topic).await?,
+            Change::CreateTopic(_) => {
+                let topic = |change: &Change| match change {
+                    Change::CreateTopic(topic) => Some(topic.clone()),
+                    _ => None,
+                };
+                let topics: Vec<NewTopic> = step.iter().filter_map(topic).collect();
+                self.broker.create(&topics).await?;
+            }
             Change::GrowTopic { name, to, .. } => self.broker.grow(name, *to).await?,
             Change::SetTopicConfig { name, settings } => self.broker.set(name, settings).await?,
             Change::CreateBucket { bucket } => self.destinations.create_bucket(bucket).await?,
             Change::CreateIndex { spec } => self.destinations.create_index(spec).await?,
-            Change::RegisterTopic(topic) | Change::RereadTable(topic) => {
-                self.register(Registration::Topic(topic.clone())).await?;
+            Change::RegisterTopic(_) | Change::RereadTable(_) => {
+                let topic = |change: &Change| match change {
+                    Change::RegisterTopic(topic) | Change::RereadTable(topic) => {
+                        Some(Registration::Topic(topic.clone()))
+                    }
+                    _ => None,
+                };
+                self.register(step.iter().filter_map(topic).collect()).await?;
             }
             Change::CreatePublication { name, publish, tables } => {
                 self.database.create_publication(name, publish, tables).await?;
@@ -142,9 +163,9 @@ impl Registry {
                 let origins = self.origins(origins, new).await?;
                 let (spec, standing) = (spec.clone(), *standing);
                 let sink = SinkRegistration { spec, origins, standing };
-                self.register(Registration::Sink(sink)).await?;
+                self.register(vec![Registration::Sink(sink)]).await?;
             }
-            Change::SetStanding(registration) => self.register(registration.clone()).await?,
+            Change::SetStanding(registration) => self.register(vec![registration.clone()]).await?,
             Change::UnpublishTables { name, tables } => {
                 self.database.unpublish(name, tables).await?;
             }
@@ -168,8 +189,8 @@ impl Registry {
         Ok(origins)
     }
 
-    async fn register(&self, registration: Registration) -> Result<(), Error> {
-        Ok(registrations::write(&self.kafka, &self.pipeline, vec![registration]).await?)
+    async fn register(&self, registrations: Vec<Registration>) -> Result<(), Error> {
+        Ok(registrations::write(&self.kafka, &self.pipeline, registrations).await?)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Topics in Kafka: looked at, created, grown and set.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,7 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::metadata::Metadata;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tailwater_config::kafka::{self, Refusal};
 use tailwater_topics_contract::TopicName;
 
@@ -24,6 +25,10 @@ const ANSWER_MAX: Duration = Duration::from_secs(15);
 
 /// How long a new topic may be without leaders. A busy cluster of many brokers takes seconds.
 const LEADERS_MAX: Duration = Duration::from_secs(60);
+
+/// Topics of one request. A controller writes what a request makes in one piece, which it limits to 10,000 entries: one
+/// for each topic, partition and setting.
+const CREATE_AT_ONCE: usize = 100;
 
 /// A connection to the brokers.
 pub(crate) struct Broker {
@@ -103,16 +108,40 @@ impl Broker {
         let mut found = partition_counts(&self.metadata().await?);
         found.retain(|name, _| names.contains(name));
         let mut configs = self.configs(found.keys()).await?;
-        let mut states = BTreeMap::new();
-        for (name, partitions) in found {
+        let written = self.written(&found).await?;
+        let state = |(name, partitions): (TopicName, u32)| {
             let config = configs.remove(name.as_str()).unwrap_or_default();
-            let mut has_records = false;
-            for partition in 0..partitions {
-                has_records |= self.watermarks(&name, partition as i32).await?.1 > 0;
+            let has_records = written.contains(name.as_str());
+            (name, TopicState { partitions, config, has_records })
+        };
+        Ok(found.into_iter().map(state).collect())
+    }
+
+    /// Those of the topics to which something was ever written, by their partitions.
+    async fn written(&self, topics: &BTreeMap<TopicName, u32>) -> Result<BTreeSet<String>, Error> {
+        let failed = |source| self.failed("show the ends of its topics", source);
+        let mut asked = TopicPartitionList::new();
+        for (topic, partitions) in topics {
+            for partition in 0..*partitions as i32 {
+                let asked = asked.add_partition_offset(topic.as_str(), partition, Offset::End);
+                asked.map_err(failed)?;
             }
-            states.insert(name, TopicState { partitions, config, has_records });
         }
-        Ok(states)
+        if asked.count() == 0 {
+            return Ok(BTreeSet::new());
+        }
+        let consumer = self.consumer.clone();
+        // For a time of `End` brokers answer the end. One question for all partitions.
+        let ends = blocking(move || consumer.offsets_for_times(asked, ANSWER_MAX)).await;
+        let ends = ends.map_err(failed)?;
+        let mut written = BTreeSet::new();
+        for end in ends.elements() {
+            end.error().map_err(failed)?;
+            if matches!(end.offset(), Offset::Offset(offset) if offset > 0) {
+                written.insert(end.topic().to_owned());
+            }
+        }
+        Ok(written)
     }
 
     /// Why the broker would not create a topic, for each that it would not.
@@ -158,16 +187,16 @@ impl Broker {
         Ok(format!("it refuses {}", refused.join(", ")))
     }
 
-    /// Creates a topic unless it exists, and waits until its partitions have leaders.
-    pub(crate) async fn create(&self, topic: &NewTopic) -> Result<(), Error> {
-        let results = self.create_all(std::slice::from_ref(topic), &options()).await?;
-        for result in results {
+    /// Creates topics unless they exist, with one request, and waits until all their partitions have leaders.
+    pub(crate) async fn create(&self, topics: &[NewTopic]) -> Result<(), Error> {
+        let results = self.create_all(topics, &options()).await?;
+        for (topic, result) in topics.iter().zip(results) {
             match result {
                 Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
                 Err((_, code)) => return Err(self.refused(&topic.name, "create", code)),
             }
         }
-        self.wait_for_leaders(&topic.name, topic.partitions).await
+        self.wait_for_leaders(topics.iter().map(|topic| (&topic.name, topic.partitions))).await
     }
 
     /// Grows a topic to `partitions`.
@@ -179,7 +208,7 @@ impl Broker {
                 return Err(self.refused(name, "add partitions to", code));
             }
         }
-        self.wait_for_leaders(name, partitions).await
+        self.wait_for_leaders(std::iter::once((name, partitions))).await
     }
 
     /// Sets some settings of a topic and keeps all others.
@@ -263,34 +292,33 @@ impl Broker {
         topics: &[NewTopic],
         options: &AdminOptions,
     ) -> Result<Vec<TopicResult>, Error> {
-        if topics.is_empty() {
-            return Ok(Vec::new());
+        let mut results = Vec::with_capacity(topics.len());
+        for topics in topics.chunks(CREATE_AT_ONCE) {
+            let request: Vec<_> = topics.iter().map(requested).collect();
+            let answered = self.admin.create_topics(&request, options).await;
+            results.extend(answered.map_err(|source| self.failed("create topics", source))?);
         }
-        let request: Vec<_> = topics
-            .iter()
-            .map(|topic| {
-                let replication = TopicReplication::Fixed(topic.replication.map_or(-1, i32::from));
-                let new = rdkafka::admin::NewTopic::new(
-                    topic.name.as_str(),
-                    topic.partitions as i32,
-                    replication,
-                );
-                topic.config.iter().fold(new, |new, (key, value)| new.set(key, value))
-            })
-            .collect();
-        let results = self.admin.create_topics(&request, options).await;
-        results.map_err(|source| self.failed("create topics", source))
+        Ok(results)
     }
 
-    async fn wait_for_leaders(&self, name: &TopicName, partitions: u32) -> Result<(), Error> {
+    async fn wait_for_leaders(
+        &self,
+        topics: impl Iterator<Item = (&TopicName, u32)> + Clone,
+    ) -> Result<(), Error> {
         let begun = Instant::now();
         loop {
             let metadata = self.metadata().await?;
-            let led = metadata.topics().iter().find(|topic| topic.name() == name.as_str());
-            let led = led.map_or(0, |t| t.partitions().iter().filter(|p| p.leader() >= 0).count());
-            if led >= partitions as usize {
+            let led: HashMap<&str, usize> = metadata
+                .topics()
+                .iter()
+                .map(|t| (t.name(), t.partitions().iter().filter(|p| p.leader() >= 0).count()))
+                .collect();
+            let is_led = |name: &TopicName, partitions: u32| {
+                led.get(name.as_str()).is_some_and(|led| *led >= partitions as usize)
+            };
+            let Some((name, _)) = topics.clone().find(|(name, count)| !is_led(name, *count)) else {
                 return Ok(());
-            }
+            };
             if begun.elapsed() > LEADERS_MAX {
                 return Err(Error::NoLeader { topic: name.clone(), waited: LEADERS_MAX });
             }
@@ -305,6 +333,13 @@ impl Broker {
     fn refused(&self, topic: &TopicName, what: &'static str, code: RDKafkaErrorCode) -> Error {
         Error::Topic { address: self.address.clone(), topic: topic.to_string(), what, code }
     }
+}
+
+fn requested(topic: &NewTopic) -> rdkafka::admin::NewTopic<'_> {
+    let replication = TopicReplication::Fixed(topic.replication.map_or(-1, i32::from));
+    let (name, partitions) = (topic.name.as_str(), topic.partitions as i32);
+    let new = rdkafka::admin::NewTopic::new(name, partitions, replication);
+    topic.config.iter().fold(new, |new, (key, value)| new.set(key, value))
 }
 
 /// The error of a client that cannot be set up.

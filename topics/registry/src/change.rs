@@ -88,6 +88,25 @@ pub enum Change {
     },
 }
 
+/// How many changes make a step: few enough that somebody who watches sees it go on.
+const STEP: usize = 100;
+
+/// Changes in their order, those together that are carried out together: topics are created, and made known, many with
+/// one request.
+pub fn steps(changes: &[Change]) -> impl Iterator<Item = &[Change]> {
+    changes.chunk_by(goes_with).flat_map(|together| together.chunks(STEP))
+}
+
+fn goes_with(one: &Change, next: &Change) -> bool {
+    use Change::{CreateTopic, RegisterTopic, RereadTable};
+    matches!(
+        (one, next),
+        (CreateTopic(_), CreateTopic(_))
+            | (RegisterTopic(_), RegisterTopic(_))
+            | (RereadTable(_), RereadTable(_))
+    )
+}
+
 /// A topic to be created.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewTopic {
@@ -214,5 +233,34 @@ pub(crate) fn source(from: &From) -> String {
         From::Table(table) => format!("table `{table}`"),
         From::Outbox { aggregate, table } => format!("aggregate `{aggregate}` of outbox `{table}`"),
         From::Message(prefix) => format!("messages with prefix `{prefix}`"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn created(number: usize) -> Change {
+        let name = format!("shop.t{number}").parse().expect("a name");
+        Change::CreateTopic(NewTopic {
+            name,
+            partitions: 1,
+            replication: None,
+            config: BTreeMap::new(),
+        })
+    }
+
+    fn published() -> Change {
+        Change::PublishTables { name: "tailwater_shop_changes".to_owned(), tables: Vec::new() }
+    }
+
+    #[test]
+    fn steps_keep_the_order_and_put_together_what_one_request_can_do() {
+        let mut changes: Vec<Change> = (0..230).map(created).collect();
+        changes.extend([published(), published()]);
+        changes.extend((230..232).map(created));
+        let sizes: Vec<usize> = steps(&changes).map(<[Change]>::len).collect();
+        assert_eq!(sizes, [100, 100, 30, 1, 1, 2]);
+        assert_eq!(steps(&changes).flatten().cloned().collect::<Vec<_>>(), changes);
     }
 }

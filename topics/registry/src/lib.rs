@@ -27,7 +27,7 @@ mod apply; // observes and changes
 pub mod registrations; // the topic that makes all of it known
 
 pub use apply::{Error, Registry, Servers};
-pub use change::{Change, NewTopic, Setting};
+pub use change::{Change, NewTopic, Setting, steps};
 pub use plan::{Plan, Scope, plan};
 pub use refusal::Refusal;
 pub use world::World;

@@ -104,7 +104,7 @@ async fn an_apply_killed_between_any_two_changes_is_finished_by_the_next() -> an
         let world = registry.observe(&catalog).await?;
         let again = plan(&place.pipeline, &catalog, Scope::All, &world).expect("can work");
         assert_eq!(again.changes, left);
-        registry.carry_out(&left.remove(0)).await?;
+        registry.carry_out(&[left.remove(0)]).await?;
     }
     assert!(place.plan(CATALOG).await?.expect("can work").is_empty());
     place.leave().await

@@ -89,9 +89,7 @@ impl Place {
         let world = registry.observe(&catalog).await?;
         let plan = plan(&self.pipeline, &catalog, Scope::All, &world)
             .map_err(|refusals| anyhow!("{refusals:?}"))?;
-        for change in &plan.changes {
-            registry.carry_out(change).await?;
-        }
+        registry.carry_out(&plan.changes).await?;
         Ok(plan.changes.iter().map(ToString::to_string).collect())
     }
 
