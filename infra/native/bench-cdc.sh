@@ -33,6 +33,14 @@ fetch "kafka-$kafka_version" make_kafka
 if (($(running_servers) == 0)); then rm -rf "$data" "$logs"; fi
 start_servers
 
+# One transaction of ten million rows is in the table, in the WAL, in the server's spill files and in Kafka at once.
+sizes=()
+room=$(($(df --output=avail --block-size=1G "$root" | tail -1)))
+if [[ " $* " != *" --transaction-rows"* ]] && ((room < 30)); then
+    sizes=(--transaction-rows $((room * 10000000 / 30)))
+    say "$room GB of disk are free, so the large transaction has ${sizes[1]} rows instead of 10,000,000."
+fi
+
 step "Benchmark"
 PATH=$(postgres_bin):$PATH "$release/tailwater-bench" cdc --tailwater "$release/tailwater" \
-    --postgres "$(postgres_url)" --brokers "127.0.0.1:$kafka_port" "$@"
+    --postgres "$(postgres_url)" --brokers "127.0.0.1:$kafka_port" "${sizes[@]}" "$@"

@@ -76,8 +76,9 @@ async fn round(
     let pipeline = stage.pipeline(&format!("_{workers}_{number}"), &[table], &reader)?;
     let mut process = pipeline.start(&["cdc", "run"])?;
     let mut first = None;
+    let written = pipeline.written("existing")?;
     let (end, written) = loop {
-        let written = pipeline.written("existing")?;
+        let written = written.offsets()?;
         if first.is_none() && written > 0 {
             first = Some((process.cost()?, written));
         }

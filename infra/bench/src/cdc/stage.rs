@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::time::sleep;
 use tokio_postgres::Client;
 use tokio_postgres::config::Host;
@@ -271,6 +272,30 @@ pub(super) struct Table<'a> {
     pub(super) key: &'a str,
 }
 
+/// The ends of a table's topic. Made once, because a client for every look would be most of what the machine does.
+pub(super) struct Written {
+    consumer: BaseConsumer,
+    topic: String,
+}
+
+impl Written {
+    /// How many offsets are taken, markers of transactions among them.
+    pub(super) fn offsets(&self) -> anyhow::Result<u64> {
+        let mut asked = TopicPartitionList::new();
+        for partition in 0..PARTITIONS {
+            asked.add_partition_offset(&self.topic, partition, Offset::End)?;
+        }
+        let ends = self.consumer.offsets_for_times(asked, KAFKA_WAIT)?;
+        let mut written = 0;
+        for end in ends.elements() {
+            end.error()?;
+            let Offset::Offset(offset) = end.offset() else { bail!("a partition without an end") };
+            written += u64::try_from(offset)?;
+        }
+        Ok(written)
+    }
+}
+
 impl Table<'_> {
     fn declared(self, pipeline: &str) -> String {
         let Self { name, partitions, key } = self;
@@ -327,17 +352,10 @@ impl Pipeline {
         ask().is_ok_and(|answer| answer.split(' ').nth(1) == Some("200"))
     }
 
-    /// How many offsets of a table's topic are taken, markers of transactions among them.
-    pub(super) fn written(&self, table: &str) -> anyhow::Result<u64> {
-        let consumer: BaseConsumer =
-            ClientConfig::new().set("bootstrap.servers", &self.brokers).create()?;
-        let topic = self.topic(table);
-        let mut written = 0;
-        for partition in 0..PARTITIONS {
-            let (_, high) = consumer.fetch_watermarks(&topic, partition, KAFKA_WAIT)?;
-            written += u64::try_from(high)?;
-        }
-        Ok(written)
+    /// To look how much of a table has been written.
+    pub(super) fn written(&self, table: &str) -> anyhow::Result<Written> {
+        let consumer = ClientConfig::new().set("bootstrap.servers", &self.brokers).create()?;
+        Ok(Written { consumer, topic: self.topic(table) })
     }
 
     fn log(&self) -> PathBuf {
