@@ -12,9 +12,9 @@
 //!   [`Capture::at`] never points between them.
 //! * Nothing passes silently: a change that has no place to go is an error, one that was given up is counted.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
-use tailwater_topics_contract::{Lsn, Position, Registrations, Seq, TopicName, header};
+use tailwater_topics_contract::{Lsn, Position, Registrations, Seq, TableName, TopicName, header};
 
 use crate::batch::Batch;
 use crate::encode::debezium::{self, OtherKey};
@@ -22,7 +22,7 @@ use crate::encode::{Images, Origin, RowError};
 use crate::outbox::{Cells, Emitted, Outbox, OutboxError, place_headers};
 use crate::pgoutput::{DecodeError, Message, Old, RelationMessage, Tuple, decode, oid_of};
 pub use crate::route::SourceName;
-use crate::route::{MessagePlace, Route, RouteError, Routes, TableRoute};
+use crate::route::{MessagePlace, Route, RouteError, Routes, Scope, TableRoute};
 
 mod vanished;
 
@@ -156,8 +156,12 @@ impl Capture {
         registrations: &Registrations,
         resume: Resume,
     ) -> Result<Self, Error> {
-        Ok(Self {
-            routes: Routes::new(source, registrations)?,
+        Ok(Self::at_resume(Routes::new(source, Scope::All, registrations)?, resume))
+    }
+
+    fn at_resume(routes: Routes, resume: Resume) -> Self {
+        Self {
+            routes,
             relations: HashMap::new(),
             types: HashMap::new(),
             seq: resume.seq,
@@ -167,7 +171,7 @@ impl Capture {
             open: None,
             unchanged: Vec::new(),
             given_up: 0,
-        })
+        }
     }
 
     /// Takes one message, which tells of the WAL at `lsn`. `now_ms` goes into the records as their processing time, in
@@ -223,7 +227,38 @@ impl Capture {
 
     /// Routes everything anew. To be called between transactions only.
     pub fn on_registrations(&mut self, registrations: &Registrations) -> Result<(), Error> {
-        self.routes = Routes::new(self.routes.source().clone(), registrations)?;
+        let (source, scope) = (self.routes.source().clone(), self.routes.scope().clone());
+        self.routes = Routes::new(source, scope, registrations)?;
+        self.route_anew()
+    }
+
+    /// Leaves these tables, from here on, to a capture of their own that stands at `resume`. To be called between
+    /// transactions only.
+    pub fn part(&mut self, tables: BTreeSet<TableName>, resume: Resume) -> Result<Self, Error> {
+        let only = self.routes.within(Scope::Only(tables.clone()));
+        self.routes = self.routes.within(Scope::Without(tables));
+        self.route_anew()?;
+        Ok(Self::at_resume(only, resume))
+    }
+
+    /// Takes all tables again: the capture that was parted with stands where this one does. To be called between
+    /// transactions only.
+    pub fn unite(&mut self) -> Result<(), Error> {
+        self.routes = self.routes.within(Scope::All);
+        self.route_anew()
+    }
+
+    /// The last number used.
+    pub fn seq(&self) -> Seq {
+        self.seq
+    }
+
+    /// Goes on behind a number that another capture used.
+    pub fn on_seq(&mut self, used: Seq) {
+        self.seq = self.seq.max(used);
+    }
+
+    fn route_anew(&mut self) -> Result<(), Error> {
         for (relation, route) in self.relations.values_mut() {
             *route = self.routes.route(relation)?;
         }
@@ -234,7 +269,7 @@ impl Capture {
     pub fn route_of_copy(&self, relation: &RelationMessage) -> Result<Option<TableRoute>, Error> {
         Ok(match self.routes.route(relation)? {
             Route::Table(route) => Some(TableRoute { plan: route.plan.copied(), ..route }),
-            Route::Outbox(_) | Route::GivenUp | Route::Undeclared(_) => None,
+            Route::Outbox(_) | Route::GivenUp | Route::Elsewhere | Route::Undeclared(_) => None,
         })
     }
 
@@ -401,6 +436,7 @@ impl Capture {
             // An event is what was inserted; housekeeping in the table afterwards is no event. The publication
             // holds these back anyway, unless somebody altered it.
             (Route::Outbox(_) | Route::GivenUp, ..) => self.given_up += 1,
+            (Route::Elsewhere, ..) => {}
             (Route::Undeclared(table), ..) => {
                 return Err(RouteError::Undeclared { table: table.clone() }.into());
             }
@@ -428,6 +464,7 @@ impl Capture {
             match route {
                 Route::Table(route) => writer.truncate(route)?,
                 Route::Outbox(_) | Route::GivenUp => self.given_up += 1,
+                Route::Elsewhere => {}
                 Route::Undeclared(table) => {
                     return Err(RouteError::Undeclared { table: table.clone() }.into());
                 }

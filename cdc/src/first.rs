@@ -74,7 +74,10 @@ impl First<'_> {
         } else {
             Some(Taken::of(config, begins, keeper, &due).await?)
         };
-        let mut record = Record { position: begins, at_ms: clock::now_ms(), ..announced };
+        let at_ms = clock::now_ms();
+        // So that an attempt that is interrupted is known for what it is: the stream has not begun.
+        let copying = taken.as_ref().and_then(|taken| taken.copying(at_ms));
+        let mut record = Record { position: begins, copying, at_ms, ..announced };
         record.tables.leave_out(left_out);
         let publisher = write(publisher, &record).await?;
         crash::point(Point::PositionWritten);

@@ -1,6 +1,6 @@
 //! What is there before a session begins: who the server is, what it holds for us, where the topics end.
 
-use tailwater_topics_contract::{Registrations, TopicName};
+use tailwater_topics_contract::{Lsn, Registrations, TopicName};
 use tokio::task::spawn_blocking;
 
 use crate::config::Config;
@@ -9,7 +9,17 @@ use crate::progress::Record;
 use crate::publish::kafka::{self, End};
 use crate::slot::{self, Server};
 use crate::start::{self, Ours, Start, Stop};
-use crate::stream::Connection;
+use crate::stream::{Connection, quote_identifier, quote_literal};
+
+/// The command that begins a stream, of the slot of the pipeline or of one that stands in for it.
+pub(crate) fn streaming(config: &Config, slot: &str, from: Lsn) -> String {
+    let publications = publications(config).map(|name| quote_identifier(&name)).join(",");
+    format!(
+        "START_REPLICATION SLOT {} LOGICAL {from} (proto_version '1', messages 'true', publication_names {})",
+        quote_identifier(slot),
+        quote_literal(&publications)
+    )
+}
 
 /// The publications that the stream is asked for.
 pub(crate) fn publications(config: &Config) -> [String; 2] {

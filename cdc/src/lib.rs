@@ -58,6 +58,8 @@ mod found;
 mod first;
 /// Which copies a session makes.
 mod copier;
+/// How tables come to the stream that runs already.
+mod joiner;
 /// What people can do when the reader must not go on.
 pub mod repair;
 /// An eye on the server, beside the stream.

@@ -44,6 +44,8 @@ pub const VANISHED_KEYS: &str = "tailwater_cdc_vanished_keys_total";
 pub const COPY_TABLES_LEFT: &str = "tailwater_cdc_copy_tables_left";
 /// Their bytes in the database.
 pub const COPY_BYTES_LEFT: &str = "tailwater_cdc_copy_left_bytes";
+/// Distance of joining tables to the stream.
+pub const JOINING_LAG_BYTES: &str = "tailwater_cdc_joining_lag_bytes";
 
 /// All of them.
 pub const ALL: &[Metric] = &[
@@ -103,5 +105,10 @@ pub const ALL: &[Metric] = &[
         COPY_BYTES_LEFT,
         &[],
         "bytes of those tables in the database that have not been read; 0 without a copy",
+    ),
+    Metric::gauge(
+        JOINING_LAG_BYTES,
+        &[],
+        "WAL between the stream and tables that are joining it, rows first; 0 when there are none",
     ),
 ];

@@ -12,9 +12,11 @@
 //!   skip by ordinal.
 //! * A keepalive's position is confirmed only after it was written here. Otherwise the slot could be ahead of
 //!   us, and that is how we recognise a slot that somebody else moved.
+//! * Tables that are joining stand where `joining` says, at or before `position`. The slot is confirmed up to the lesser of
+//!   the two, so that what they still need can be read again after a crash.
 //! * Position zero is a first start that has announced itself and not finished.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -26,7 +28,7 @@ use tokio::sync::Notify;
 
 use crate::capture::Resume;
 use crate::config::Config;
-use crate::copies::{Copies, Existing};
+use crate::copies::{Copies, Due, Existing};
 use crate::publish;
 use crate::repair::Repair;
 use crate::snapshot::Copying;
@@ -54,7 +56,8 @@ pub struct Record {
     pub epoch: u16,
     /// The last sequence number used.
     pub seq: u64,
-    /// Everything that committed before this is durable; zero during the very first start.
+    /// Everything that committed before this is durable, but for tables that are joining; zero during the very first
+    /// start.
     pub position: Lsn,
     /// The transaction of which a part is durable.
     pub in_flight: Option<InFlight>,
@@ -74,11 +77,34 @@ pub struct Record {
     /// The copy that is being made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub copying: Option<Copying>,
+    /// Tables that are not where `position` says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub joining: Option<Joining>,
     /// What people have done to bring the pipeline back, oldest first; the last [`REPAIRS_MAX`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub repairs: Vec<Repair>,
     /// When this was written, in milliseconds since 1970.
     pub at_ms: i64,
+}
+
+/// Tables whose rows are copied beside the stream, and whose changes follow them on their own way until they have caught up
+/// with it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Joining {
+    /// The tables.
+    pub tables: BTreeSet<TableName>,
+    /// Every change of theirs that committed before this is durable.
+    pub position: Lsn,
+    /// The transaction of which a part of their changes is durable.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_flight: Option<InFlight>,
+}
+
+impl Joining {
+    /// Where to go on with them, behind the last number used.
+    pub fn resume(&self, seq: Seq) -> Resume {
+        Resume { seq, position: self.position, in_flight: self.in_flight.map(InFlight::place) }
+    }
 }
 
 /// A transaction of which a part is durable.
@@ -88,6 +114,16 @@ pub struct InFlight {
     pub commit_lsn: Lsn,
     /// The first ordinal that is not durable.
     pub next_ordinal: u64,
+}
+
+impl InFlight {
+    fn of(place: Position) -> Self {
+        Self { commit_lsn: place.commit_lsn, next_ordinal: place.ordinal }
+    }
+
+    fn place(self) -> Position {
+        Position { commit_lsn: self.commit_lsn, ordinal: self.next_ordinal }
+    }
 }
 
 /// A progress record that cannot be used.
@@ -128,15 +164,37 @@ impl Record {
             ends: Ends::new(),
             tables: Copies::default(),
             copying: None,
+            joining: None,
             repairs: Vec::new(),
             at_ms: 0,
         }
     }
 
-    /// Whether everything before the position is in Kafka: no table is being copied, and none is in doubt.
-    pub fn is_settled(&self) -> bool {
-        let is_doubtful = |known: &Existing| *known == Existing::Doubtful;
-        self.copying.is_none() && !self.tables.iter().any(|(_, known)| is_doubtful(known))
+    /// Everything of these tables that committed before this is in Kafka; `None` as long as rows of theirs that were there
+    /// before are still to come.
+    pub fn complete_to<'t>(&self, tables: impl IntoIterator<Item = &'t TableName>) -> Option<Lsn> {
+        let mut position = self.position;
+        for table in tables {
+            match self.tables.get(table) {
+                Some(Existing::Copied { .. } | Existing::LeftOut) => {}
+                Some(Existing::Doubtful) | None => return None,
+            }
+            let joining = self.joining.as_ref().filter(|joining| joining.tables.contains(table));
+            position = joining.map_or(position, |joining| joining.position.min(position));
+        }
+        Some(position)
+    }
+
+    /// Whether a part of a transaction is durable, of the stream or of tables that are joining.
+    pub fn is_in_flight(&self) -> bool {
+        let joining = self.joining.as_ref().and_then(|joining| joining.in_flight);
+        self.in_flight.or(joining).is_some()
+    }
+
+    /// Everything that committed from here on is still needed, by the stream or by a table that is joining it.
+    pub fn needs_from(&self) -> Lsn {
+        let joining = self.joining.as_ref().map_or(self.position, |joining| joining.position);
+        self.position.min(joining)
     }
 
     /// Whether this announces that everything is read anew, by a first start after others.
@@ -171,10 +229,7 @@ impl Record {
         Resume {
             seq: Seq::from_stored(self.seq).expect("checked when it was decoded"),
             position: self.position,
-            in_flight: self.in_flight.map(|in_flight| Position {
-                commit_lsn: in_flight.commit_lsn,
-                ordinal: in_flight.next_ordinal,
-            }),
+            in_flight: self.in_flight.map(InFlight::place),
         }
     }
 }
@@ -187,7 +242,7 @@ pub struct Durable {
 }
 
 impl Durable {
-    /// Everything that committed before this is in Kafka and in the progress record.
+    /// Everything that committed before this is in Kafka and in the progress record, for every table.
     pub fn get(&self) -> Lsn {
         Lsn(self.lsn.load(Ordering::Acquire))
     }
@@ -223,16 +278,18 @@ pub struct Progress {
     /// As the next record will say it.
     tables: Copies,
     copying: Option<Copying>,
+    joining: Option<Joining>,
 }
 
 impl Progress {
     /// Goes on from a committed record.
     pub fn new(record: Record) -> Self {
         let durable = Arc::new(Durable::default());
-        durable.set(record.position);
+        durable.set(record.needs_from());
         let idle = record.position;
-        let tables = record.tables.clone();
-        Self { record, durable, idle, asked: false, tables, copying: None }
+        let (tables, copying) = (record.tables.clone(), record.copying.clone());
+        let joining = record.joining.clone();
+        Self { record, durable, idle, asked: false, tables, copying, joining }
     }
 
     /// What the status updates read.
@@ -277,7 +334,12 @@ impl Progress {
 
     /// Whether there is a position to write at all.
     pub fn is_ahead(&self, at: &Resume) -> bool {
-        at.position.max(self.idle) > self.record.position
+        self.position(at) > self.record.position
+    }
+
+    /// The position that a record written now would have: everything that committed before has been taken.
+    pub fn position(&self, at: &Resume) -> Lsn {
+        at.position.max(self.idle)
     }
 
     /// The record to put into the open Kafka transaction, beside everything captured up to `at`.
@@ -285,14 +347,12 @@ impl Progress {
         Record {
             epoch: at.seq.epoch(),
             seq: at.seq.get(),
-            position: at.position.max(self.idle),
-            in_flight: at.in_flight.map(|position| InFlight {
-                commit_lsn: position.commit_lsn,
-                next_ordinal: position.ordinal,
-            }),
+            position: self.position(at),
+            in_flight: at.in_flight.map(InFlight::of),
             ends: merged(&self.record.ends, ends),
             tables: self.tables.clone(),
             copying: self.copying.clone(),
+            joining: self.joining.clone(),
             at_ms: now_ms,
             ..self.record.clone()
         }
@@ -301,6 +361,29 @@ impl Progress {
     /// A copy begins, or has ended.
     pub fn on_copying(&mut self, copying: Option<Copying>) {
         self.copying = copying;
+    }
+
+    /// Tables begin to join; they stand where the stream does.
+    pub fn on_join(&mut self, tables: BTreeSet<TableName>, position: Lsn) {
+        self.joining = Some(Joining { tables, position, in_flight: None });
+    }
+
+    /// The tables that are joining stand here.
+    pub fn on_join_at(&mut self, at: &Resume) {
+        if let Some(joining) = &mut self.joining {
+            joining.position = at.position;
+            joining.in_flight = at.in_flight.map(InFlight::of);
+        }
+    }
+
+    /// The tables stand where the stream does, for good.
+    pub fn on_joined(&mut self) {
+        self.joining = None;
+    }
+
+    /// Tables that are joining.
+    pub fn joining(&self) -> Option<&Joining> {
+        self.joining.as_ref()
     }
 
     /// So many rows of the copy are written.
@@ -325,6 +408,13 @@ impl Progress {
         self.tables.insert(table, existing);
     }
 
+    /// Rows that tables hold are not wanted.
+    pub fn on_left_out(&mut self, tables: Vec<Due>) {
+        let is_new = |due: &Due| self.tables.get(&due.table).is_none();
+        let tables = tables.into_iter().filter(is_new).collect();
+        self.tables.leave_out(tables);
+    }
+
     /// Topics were registered or removed.
     pub fn on_registrations(&mut self, registered: &Registrations) {
         self.tables.on_registrations(registered);
@@ -337,7 +427,7 @@ impl Progress {
 
     /// The Kafka transaction that holds this record is committed: from now on the slot may forget.
     pub fn on_committed(&mut self, record: Record) {
-        self.durable.set(record.position);
+        self.durable.set(record.needs_from());
         self.record = record;
         self.asked = false;
     }
@@ -399,6 +489,36 @@ mod tests {
             r#"{"version":1,"pipeline":"market","epoch":1,"seq":17592186044416,"position":"0/64","in_flight":{"commit_lsn":"0/7","next_ordinal":3},"slot":"tailwater_market","system_id":"7012","timeline":1,"options":"proto_version=1","ends":{"orders.events":[12,-1]},"at_ms":5}"#
         );
         assert_eq!(Record::decode(text.as_bytes()).expect("it reads"), record);
+    }
+
+    #[test]
+    fn a_table_that_is_joining_holds_the_slot_and_the_claim_of_completeness() {
+        let (item, late): (TableName, TableName) =
+            ("s.item".parse().expect("a name"), "s.late".parse().expect("a name"));
+        let copied = |at| Existing::Copied { at: Lsn(at), rows: 1, asked_ms: 0, topic: None };
+        let mut progress = Progress::new(record());
+        progress.on_copied(item.clone(), copied(50));
+        progress.on_join(BTreeSet::from([late.clone()]), Lsn(100));
+        let next = progress.next(&at(3, 900, None), Ends::new(), 1);
+        assert_eq!(next.complete_to([&item]), Some(Lsn(900)));
+        assert_eq!(next.complete_to([&item, &late]), None, "its rows are still to come");
+        progress.on_committed(next.clone());
+        assert_eq!(progress.durable().get(), Lsn(100), "what it needs can be read again");
+        assert_eq!(Record::decode(&next.encode()).expect("it reads"), next);
+
+        progress.on_join_at(&at(0, 300, Some((310, 2))));
+        progress.on_copied(late.clone(), copied(200));
+        let next = progress.next(&at(5, 950, None), Ends::new(), 2);
+        assert_eq!(next.complete_to([&item, &late]), Some(Lsn(300)));
+        let resume = next.joining.as_ref().expect("it has not joined").resume(next.resume().seq);
+        assert_eq!(resume, at(5, 300, Some((310, 2))));
+        progress.on_committed(next);
+        assert_eq!(progress.durable().get(), Lsn(300));
+
+        progress.on_joined();
+        let next = progress.next(&at(6, 960, None), Ends::new(), 3);
+        progress.on_committed(next);
+        assert_eq!(progress.durable().get(), Lsn(960));
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!  session: fence ─▶ progress ─▶ slot ─▶ decide ─▶ stream ─── queue (bytes) ─▶ pipeline, on its thread
-//!                                         └─▶ tables to copy ─▶ workers ─ queue ──────┘
+//!                                         └─▶ tables to copy ─▶ workers ─ queue ──────┤
+//!                                                           └─▶ another slot ─ queue ─┘
 //! ```
 //!
 //! * A session that ends for a passing reason is followed by a fresh one, from fencing onwards. Nothing is
@@ -27,6 +28,7 @@ use crate::crash::{self, Point};
 use crate::error::Error;
 use crate::first::{self, First};
 use crate::found::{self, blocking};
+use crate::joiner::Joiner;
 use crate::mask::MaskKey;
 use crate::outbox::OutboxError;
 use crate::pipeline::Pipeline;
@@ -38,9 +40,7 @@ use crate::route::RouteError;
 use crate::slot::{self, Server};
 use crate::snapshot::Taken;
 use crate::start::{Start, Stop};
-use crate::stream::{
-    Connection, Feed, Input, Mode, Receiver, Sender, Timing, queue, quote_identifier, quote_literal,
-};
+use crate::stream::{Connection, Feed, Input, Mode, Receiver, Sender, Timing, queue};
 use crate::watch::{GoingDown, farewell};
 use crate::{metrics as names, stream};
 
@@ -97,17 +97,12 @@ async fn sessions(
     let mut has_receded = false;
     loop {
         let began = Instant::now();
-        let ended = session(config, registrations, &mut going_down, shutdown, health, &known).await;
-        let error = match ended {
-            Ok(Ended::Stopped) => {
+        let session = session(config, registrations, &mut going_down, shutdown, health, &known);
+        // Large, and there is one at a time.
+        let error = match Box::pin(session).await {
+            Ok(()) => {
                 health.not_ready(PART, "stopped");
                 return Ok(());
-            }
-            Ok(Ended::ForCopy) => {
-                tracing::info!(
-                    "beginning anew, to copy the rows of a table that was added or asked for"
-                );
-                continue;
             }
             Err(error) => error,
         };
@@ -178,14 +173,6 @@ impl Drop for Leave {
     }
 }
 
-/// Why a session ended well.
-enum Ended {
-    /// It was asked to.
-    Stopped,
-    /// A table waits for its first copy, and the point of a copy must lie ahead of the stream.
-    ForCopy,
-}
-
 async fn session(
     config: &Config,
     registrations: &mut watch::Receiver<Registrations>,
@@ -193,7 +180,7 @@ async fn session(
     shutdown: &CancellationToken,
     health: &Health,
     known: &KnownEnds,
-) -> Result<Ended, Error> {
+) -> Result<(), Error> {
     metrics::counter!(names::SESSIONS).increment(1);
     let mut leave = Leave {
         stop: Arc::new(AtomicBool::new(false)),
@@ -201,7 +188,7 @@ async fn session(
         queue: None,
     };
     let begun = tokio::select! {
-        () = shutdown.cancelled() => return Ok(Ended::Stopped),
+        () = shutdown.cancelled() => return Ok(()),
         begun = begin(config, registrations, health, &leave.stop, known) => begun?,
     };
     let Begun { copying, server, publisher, progress, registered, taken } = begun;
@@ -214,19 +201,20 @@ async fn session(
     let capture = Capture::new(source, &registered, progress.record().resume())?;
     let (sender, receiver) = queue(config.limits.queue_bytes);
     leave.queue = Some(sender.clone());
-    let mut copier = Copier::new(config, sender.clone(), progress.record().tables.clone());
+    let timing = Timing::for_server(server.wal_sender_timeout_ms, clock::now_ms);
+    let joiner = Joiner::new(config, sender.clone(), timing, leave.feed.clone());
+    let mut copier = Copier::new(config, joiner, progress.record());
     if let Some(taken) = taken {
         copier.begin(taken);
     }
-    copier.on_registrations(&registered);
-    let timing = Timing::for_server(server.wal_sender_timeout_ms, clock::now_ms);
+    sender.push(Input::LeftOut(copier.on_registrations(&registered)));
     let feed = Feed::new(copying, sender.clone(), progress.durable(), timing);
     let mut feed = tokio::spawn(feed.run(leave.feed.clone()));
     let pipeline = Pipeline::new(capture, publisher, progress, config.limits, clock::now_ms);
     let mut pipeline = spawn_pipeline(pipeline, receiver, Arc::clone(&leave.stop));
     health.ready(PART);
 
-    let (mut fed, mut copied) = (None, None);
+    let (mut fed, mut failed) = (None, None);
     let mut follow = true;
     let mut let_go = false;
     let drained = loop {
@@ -245,15 +233,16 @@ async fn session(
                 fed = Some(ended);
                 leave.stop_pipeline();
             }
-            ended = copier.ended(), if copied.is_none() => {
-                copied = Some(ended);
+            error = copier.failed(), if failed.is_none() => {
+                failed = Some(error);
                 leave.stop_pipeline();
             }
             changed = registrations.changed(), if follow => {
                 follow = changed.is_ok();
                 let registered = registrations.borrow_and_update().clone();
-                copier.on_registrations(&registered);
+                let left_out = copier.on_registrations(&registered);
                 sender.push(Input::Registrations(registered));
+                sender.push(Input::LeftOut(left_out));
             }
         }
     };
@@ -265,17 +254,16 @@ async fn session(
         None => feed.await,
     };
     drained?;
-    let ended = match copied.transpose()? {
-        Some(()) if !shutdown.is_cancelled() => Ended::ForCopy,
-        _ => Ended::Stopped,
-    };
+    if let Some(error) = failed {
+        return Err(error);
+    }
     match fed {
         Ok(Ok(())) if let_go && !shutdown.is_cancelled() => {
             Err(stream::Error::Ended { address: config.postgres.address() }.into())
         }
-        Ok(Ok(())) => Ok(ended),
+        Ok(Ok(())) => Ok(()),
         // What was asked for has been done; a server that hung up first is no news.
-        Ok(Err(_)) if shutdown.is_cancelled() => Ok(ended),
+        Ok(Err(_)) if shutdown.is_cancelled() => Ok(()),
         Ok(Err(error)) => Err(error.into()),
         Err(_) => Err(Error::Panicked),
     }
@@ -367,7 +355,11 @@ async fn begin(
             record.tables.on_registrations(&registered);
             let (due, left_out) = wanted(config, &record.tables, &registered);
             record.tables.leave_out(left_out);
-            taken = Taken::before_stream(config, &due).await?;
+            // A first start that was interrupted is ended as it began: nothing is streamed before the rows. Tables that were
+            // added since join beside the stream.
+            let is_first = record.copying.is_some() && record.joining.is_none();
+            taken = if is_first { Taken::ahead(config, &due).await? } else { None };
+            record.copying = taken.as_ref().and_then(|taken| taken.copying(clock::now_ms()));
             record
         }
         (start, record) => {
@@ -392,12 +384,7 @@ async fn begin(
             begun.record
         }
     };
-    let command = format!(
-        "START_REPLICATION SLOT {} LOGICAL {} (proto_version '1', messages 'true', publication_names {})",
-        quote_identifier(&slot),
-        record.position,
-        quote_literal(&found::publications(config).map(|name| quote_identifier(&name)).join(","))
-    );
+    let command = found::streaming(config, &slot, record.position);
     let copying = connection.stream(&command).await?;
     crash::point(Point::Streaming);
     let progress = Progress::new(record);

@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use tailwater_topics_contract::{Lsn, Registrations, Seq};
 
 pub use self::carry_out::{Error, carry_out, look};
+use crate::copies::Existing;
 use crate::progress::{REPAIRS_MAX, Record};
 use crate::slot::{Server, Slot};
 use crate::start::{Start, Stop};
@@ -386,6 +387,11 @@ impl Plan {
             Kind::Adopt => {
                 if let Some(before) = before.filter(|_| !is_kafka_short) {
                     record.ends = before.ends.clone();
+                }
+                // Tables that stood elsewhere than the stream cannot be followed from there on.
+                let joining = before.and_then(|record| record.joining.as_ref());
+                for table in joining.into_iter().flat_map(|joining| &joining.tables) {
+                    record.tables.insert(table.clone(), Existing::Doubtful);
                 }
                 if before.is_none() {
                     // Which rows are there nobody knows any more; they may be asked for.

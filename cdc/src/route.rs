@@ -1,6 +1,6 @@
 //! Which relation goes where.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tailwater_topics_contract::{
     From, Mask, PipelineName, Registrations, Standing, TableName, TopicName, Values,
@@ -74,6 +74,8 @@ pub enum Route {
     Outbox(OutboxTable),
     /// Nowhere, because its topic was removed.
     GivenUp,
+    /// Another capture writes them, or has.
+    Elsewhere,
     /// Nowhere, because nobody declared it. Only a change makes that an error: beside a partitioned table the
     /// server announces each partition too, and then sends changes of the former only.
     Undeclared(TableName),
@@ -137,10 +139,33 @@ pub struct SourceName {
     pub mask_key: Option<MaskKey>,
 }
 
+/// Which tables are meant.
+#[derive(Clone, Debug, Default)]
+pub enum Scope {
+    /// All, and messages.
+    #[default]
+    All,
+    /// All but these, and messages.
+    Without(BTreeSet<TableName>),
+    /// These, and no messages.
+    Only(BTreeSet<TableName>),
+}
+
+impl Scope {
+    fn has(&self, table: &TableName) -> bool {
+        match self {
+            Self::All => true,
+            Self::Without(others) => !others.contains(table),
+            Self::Only(tables) => tables.contains(table),
+        }
+    }
+}
+
 /// All that is declared.
 #[derive(Clone, Debug)]
 pub struct Routes {
     source: SourceName,
+    scope: Scope,
     declared: BTreeMap<TableName, Declared>,
     /// By prefix.
     messages: BTreeMap<String, MessagePlace>,
@@ -162,7 +187,11 @@ impl Routes {
     ///
     /// # Errors
     /// Two topics for the same rows.
-    pub fn new(source: SourceName, registrations: &Registrations) -> Result<Self, RouteError> {
+    pub fn new(
+        source: SourceName,
+        scope: Scope,
+        registrations: &Registrations,
+    ) -> Result<Self, RouteError> {
         let mut declared: BTreeMap<TableName, Declared> = BTreeMap::new();
         let mut messages: BTreeMap<String, MessagePlace> = BTreeMap::new();
         let outbox =
@@ -244,7 +273,17 @@ impl Routes {
                 return Err(RouteError::PrefixOfOutbox { prefix, topic });
             }
         }
-        Ok(Self { source, declared, messages })
+        Ok(Self { source, scope, declared, messages })
+    }
+
+    /// The same for other tables.
+    pub fn within(&self, scope: Scope) -> Self {
+        Self { scope, ..self.clone() }
+    }
+
+    /// Which tables are meant.
+    pub fn scope(&self) -> &Scope {
+        &self.scope
     }
 
     /// What was given at the start.
@@ -255,12 +294,18 @@ impl Routes {
     /// Where messages of a prefix go; `None` for a prefix that nobody declared. Other programs write messages too, so
     /// those without a topic are nobody's loss.
     pub fn message(&self, prefix: &str) -> Option<&MessagePlace> {
-        self.messages.get(prefix)
+        match self.scope {
+            Scope::All | Scope::Without(_) => self.messages.get(prefix),
+            Scope::Only(_) => None,
+        }
     }
 
     /// Finds the place of a relation and prepares its encoder.
     pub fn route(&self, relation: &RelationMessage) -> Result<Route, RouteError> {
         let table = TableName { schema: relation.schema.clone(), table: relation.name.clone() };
+        if !self.scope.has(&table) {
+            return Ok(Route::Elsewhere);
+        }
         match self.declared.get(&table) {
             None => Ok(Route::Undeclared(table)),
             Some(Declared::GivenUp) => Ok(Route::GivenUp),

@@ -162,6 +162,19 @@ pub async fn create_temporary(connection: &mut Connection) -> Result<(Lsn, Strin
     make(connection, &sql).await
 }
 
+/// Makes another slot, which ends with the connection and stands where the slot does. It waits for nobody.
+pub async fn copy_temporary(connection: &mut Connection, slot: &str) -> Result<String, Error> {
+    let pid = one(connection, "SELECT pg_catalog.pg_backend_pid()").await?;
+    let name = format!("tailwater_join_{}", text(connection, &pid, 0)?);
+    let sql = format!(
+        "SELECT pg_catalog.pg_copy_logical_replication_slot({}, {}, true)",
+        quote_literal(slot),
+        quote_literal(&name)
+    );
+    one(connection, &sql).await?;
+    Ok(name)
+}
+
 async fn make(connection: &mut Connection, sql: &str) -> Result<(Lsn, String), Error> {
     let created = connection.query_within(sql, CREATE_WAIT).await?;
     let row = created.into_iter().next().ok_or_else(|| missing(connection, sql))?;

@@ -16,14 +16,13 @@
 //!
 //! * At the very first start C is the consistent point of the pipeline's own slot, so nothing comes before the rows.
 //! * **After a crash** an exported snapshot cannot be imported again. Tables that stand as copied in progress are left
-//!   alone: their C lies at or before our position. For the others a temporary slot gives a new, later C, and the
+//!   alone: their C lies at or before our position. For the others a temporary slot gives a new, later C, and their
 //!   stream runs up to it first. So a row that the first attempt wrote and that was deleted since is deleted in the
 //!   log too, in between. A new epoch is not needed, and neither is a comparison of keys.
 //! * Every consumer converges, because sequence and history agree: a row's `seq` is above all changes before C and
 //!   below all others, and its `commit_lsn` is C.
-//! * The copy of a table that was added later is the same thing at a later C. C must lie ahead of all that has been
-//!   written, so the snapshot is always taken before the stream of a session begins: a running session ends and begins
-//!   anew when a table waits for its copy.
+//! * The copy of a table that was added later, or that is read again, is the same thing at a later C, on a stream of its
+//!   own: the table leaves the pipeline's stream, and joins it again when it has caught up (`pipeline::join`).
 //!
 //! Further:
 //!
@@ -42,10 +41,10 @@ mod text;
 mod vanished;
 mod workers;
 
-pub use order::{Copying, Order, Ordered, Rows};
+pub use order::{Copying, Join, Order, Ordered, Rows};
 pub use text::BadLine;
 
-pub(crate) use keeper::{Keeper, Taken, until_published};
+pub(crate) use keeper::{Keeper, Taken, published};
 pub(crate) use tables::Table;
 pub(crate) use text::cells;
 pub(crate) use vanished::Vanished;

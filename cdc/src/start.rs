@@ -300,14 +300,15 @@ pub fn decide(
             return Err(Stop::SlotLost { slot: slot(), status, position });
         }
     };
-    if position < confirmed {
-        let bytes = confirmed.0 - position.0;
-        return Err(Stop::SlotMoved { slot: slot(), confirmed, position, bytes });
+    let needed = progress.needs_from();
+    if needed < confirmed {
+        let bytes = confirmed.0 - needed.0;
+        return Err(Stop::SlotMoved { slot: slot(), confirmed, position: needed, bytes });
     }
     if position > server.wal_end {
         return Err(Stop::ServerBehind { wal_end: server.wal_end, position });
     }
-    if progress.in_flight.is_some() && progress.options != ours.options {
+    if progress.is_in_flight() && progress.options != ours.options {
         let before = progress.options.clone();
         return Err(Stop::OptionsChanged { before, now: ours.options.to_owned() });
     }
@@ -335,8 +336,10 @@ fn same_history(progress: &Record, server: &Server, history: Option<&History>) -
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
-    use crate::progress::InFlight;
+    use crate::progress::{InFlight, Joining};
     use crate::slot::Slot;
 
     const OURS: Ours<'_> = Ours {
@@ -425,6 +428,16 @@ mod tests {
     #[test]
     fn a_slot_ahead_of_progress_stops() {
         assert_eq!(stop(Some(&progress(50)), &server(51, 100)), code::SLOT_MOVED);
+    }
+
+    #[test]
+    fn a_slot_ahead_of_what_a_joining_table_needs_stops() {
+        let mut progress = progress(50);
+        let tables = BTreeSet::from(["s.late".parse().expect("a name")]);
+        progress.joining = Some(Joining { tables, position: Lsn(30), in_flight: None });
+        assert_eq!(stop(Some(&progress), &server(40, 100)), code::SLOT_MOVED);
+        let decided = decide(OURS, Some(&progress), &server(30, 100), None);
+        assert_eq!(decided, Ok(Start::Resume { timeline: 3 }));
     }
 
     #[test]

@@ -217,6 +217,16 @@ impl Error {
         matches!(self, Self::Refused { sqlstate, .. } if sqlstate == state)
     }
 
+    /// Whether the server has no room: no connection, walsender or replication slot is left.
+    pub fn is_full(&self) -> bool {
+        match self {
+            // `too_many_connections`, `configuration_limit_exceeded`
+            Self::Refused { sqlstate, .. } => sqlstate == "53300" || sqlstate == "53400",
+            Self::NoHost { failures, .. } => failures.iter().any(Self::is_full),
+            _ => false,
+        }
+    }
+
     /// Whether the server takes no sessions because it is shutting down, or not yet up.
     pub fn is_going_down(&self) -> bool {
         match self {

@@ -5,14 +5,16 @@
 //! ```
 //!
 //! Deletes of vanished keys stand behind the rows, at the same point of history. Interrupted between the two or in the
-//! middle of either, the table is not noted as copied and all of it is done again at a later point.
+//! middle of either, the table is not noted as copied and all of it is done again at a later point. All of it happens on
+//! the lane whose turn it is, and that lane alone waits for it.
 
 use std::collections::VecDeque;
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
-use tailwater_topics_contract::{Lsn, Position};
+use tailwater_topics_contract::Position;
 
+use super::lane::STREAM;
 use super::{IDLE_TICK, Pipeline};
 use crate::copies::Existing;
 use crate::crash::{self, Point};
@@ -21,8 +23,8 @@ use crate::metrics as names;
 use crate::pgoutput::Tuple;
 use crate::publish::Publisher;
 use crate::route::TableRoute;
-use crate::snapshot::{self, Copying, Order, Rows, Vanished, cells};
-use crate::stream::{Frame, Lines};
+use crate::snapshot::{self, Order, Rows, Vanished, cells};
+use crate::stream::Lines;
 
 /// A copy that is being written.
 pub(super) struct Copy {
@@ -62,53 +64,21 @@ impl Table {
 }
 
 impl<P: Publisher> Pipeline<P> {
-    /// Takes a copy that is to be made once the stream has reached its point. One whose point has been passed is refused:
-    /// its rows would stand behind changes that followed them.
-    pub fn on_order(&mut self, order: Order) -> Result<(), Error> {
-        let passed = self.passed.max(self.capture.at().position);
-        if order.at < passed {
-            return Err(snapshot::Error::Passed { at: order.at, passed }.into());
-        }
-        self.orders.push_back(order);
-        Ok(())
-    }
-
-    /// Whether the stream must not go on with this frame before the next copy is made: it may belong to a transaction
-    /// that the copy does not see.
-    pub(super) fn is_held(&mut self, frame: Frame<'_>) -> bool {
-        if self.orders.is_empty() || !self.is_between() {
-            return false;
-        }
-        // A message outside of transactions takes the stream on as a transaction does.
-        if let Frame::Data { body: [b'B', lsn @ ..] | [b'M', 0, lsn @ ..], .. } = frame
-            && let Some(lsn) = lsn.first_chunk()
-        {
-            // Transactions come in the order of their commits, so everything before this one has been taken.
-            self.passed = self.passed.max(Lsn(u64::from_be_bytes(*lsn)));
-        }
-        self.orders.front().is_some_and(|order| self.passed >= order.at)
-    }
-
-    /// No transaction is open, and none of which a part is in Kafka has yet to come.
-    fn is_between(&self) -> bool {
-        !self.capture.is_inside_transaction() && self.capture.at().in_flight.is_none()
-    }
-
-    /// Begins the next copy if the stream has reached its point.
+    /// Begins the next copy if its point is reached.
     pub(super) fn begin_copy(&mut self) -> Result<(), Error> {
-        let is_due = self.orders.front().is_some_and(|order| self.passed >= order.at);
-        if self.copy.is_some() || !is_due || !self.is_between() {
+        let lane = &self.lanes[self.at_work];
+        if lane.copy.is_some() || !self.is_copy_due() || !lane.is_between() {
             return Ok(());
         }
         self.register()?;
-        let Some(mut order) = self.orders.pop_front() else { return Ok(()) };
+        let Some(mut order) = self.lanes[self.at_work].orders.pop_front() else { return Ok(()) };
         if self.open.since.is_some() {
             // What is written from here on are copied rows, so that offsets tell them from all before.
             self.close()?;
         }
         let mut tables = Vec::new();
         for table in &order.tables {
-            let route = self.capture.route_of_copy(&table.relation)?;
+            let route = self.lanes[self.at_work].capture.route_of_copy(&table.relation)?;
             let copied_from = match &route {
                 Some(route) if !table.due.is_first => {
                     let extents = order.past.extents(&route.topic)?;
@@ -119,10 +89,10 @@ impl<P: Publisher> Pipeline<P> {
             tables.push(Table { route, ranges_left: table.ranges, rows: 0, copied_from });
         }
         tracing::info!(at = %order.at, tables = tables.len(), "copying the rows that tables hold");
-        self.progress.on_copying(Some(Copying::new(&order, (self.clock)())));
+        self.progress.on_copying(Some(order.copying((self.clock)())));
         crash::point(Point::CopyBegun);
         let empty = (0..tables.len()).filter(|at| tables[*at].ranges_left == 0).collect();
-        self.copy = Some(Copy {
+        self.lanes[self.at_work].copy = Some(Copy {
             order,
             tables,
             ordinal: 0,
@@ -135,19 +105,26 @@ impl<P: Publisher> Pipeline<P> {
         self.end_copy()
     }
 
-    /// Takes what the workers hand over next, if anything.
-    pub(super) fn copy_next(&mut self) -> Result<(), Error> {
-        let wait = match self.open.since {
+    /// How long a lane with a copy may wait for more of it.
+    pub(super) fn copy_wait(&self) -> Duration {
+        match self.open.since {
+            _ if self.at_work != STREAM => Duration::ZERO,
             None => IDLE_TICK,
             Some(since) => self.delay().saturating_sub(since.elapsed()).min(IDLE_TICK),
-        };
-        let Some(mut copy) = self.copy.take() else { return Ok(()) };
+        }
+    }
+
+    /// Takes what the workers hand over next. Answers whether there was anything.
+    pub(super) fn copy_next(&mut self, wait: Duration) -> Result<bool, Error> {
+        let Some(mut copy) = self.lanes[self.at_work].copy.take() else { return Ok(false) };
         if !copy.written.is_empty() {
             let searched = self.search(&mut copy);
-            self.copy = Some(copy);
+            self.lanes[self.at_work].copy = Some(copy);
             searched?;
-            return self.end_copy();
+            self.end_copy()?;
+            return Ok(true);
         }
+        let mut is_any = true;
         let popped = copy.order.rows.pop(wait);
         let taken = match popped {
             Ok(Rows::Chunk { table, chunk }) => {
@@ -164,20 +141,24 @@ impl<P: Publisher> Pipeline<P> {
                 }
                 Ok(())
             }
-            Err(RecvTimeoutError::Timeout) => Ok(()),
+            Err(RecvTimeoutError::Timeout) => {
+                is_any = false;
+                Ok(())
+            }
             // The workers gave up. The session knows why, and ends us.
             Err(RecvTimeoutError::Disconnected) => {
-                std::thread::sleep(Duration::from_millis(10));
+                is_any = false;
+                std::thread::sleep(wait.min(Duration::from_millis(10)));
                 Ok(())
             }
         };
-        self.copy = Some(copy);
+        self.lanes[self.at_work].copy = Some(copy);
         taken?;
         self.tell_copy();
         if self.open.since.is_some_and(|since| since.elapsed() >= self.delay()) {
             self.close()?;
         }
-        Ok(())
+        Ok(is_any)
     }
 
     fn on_lines(&mut self, copy: &mut Copy, place: usize, chunk: &[u8]) -> Result<(), Error> {
@@ -195,7 +176,8 @@ impl<P: Publisher> Pipeline<P> {
             let position = Position { commit_lsn: copy.order.at, ordinal: copy.ordinal };
             let before = self.batch.bytes();
             let taken_ms = copy.order.taken_ms;
-            self.capture.on_copied_row(route, &row, position, taken_ms, now_ms, &mut self.batch)?;
+            let capture = &mut self.lanes[self.at_work].capture;
+            capture.on_copied_row(route, &row, position, taken_ms, now_ms, &mut self.batch)?;
             copy.ordinal += 1;
             table.rows += 1;
             let bytes = self.batch.bytes() - before;
@@ -272,7 +254,8 @@ impl<P: Publisher> Pipeline<P> {
         for key in keys {
             let position = Position { commit_lsn: copy.order.at, ordinal: copy.ordinal };
             let (records, bytes) = (self.batch.len(), self.batch.bytes());
-            self.capture.on_vanished(route, key, position, taken_ms, now_ms, &mut self.batch)?;
+            let capture = &mut self.lanes[self.at_work].capture;
+            capture.on_vanished(route, key, position, taken_ms, now_ms, &mut self.batch)?;
             copy.ordinal += 1;
             self.open.since.get_or_insert_with(Instant::now);
             self.open.records += (self.batch.len() - records) as u64;
@@ -302,15 +285,15 @@ impl<P: Publisher> Pipeline<P> {
         }
     }
 
-    /// Ends the copy once every table is written, so that all rows are durable before the stream goes on.
+    /// Ends the copy once every table is written, so that all rows are durable before the lane goes on.
     fn end_copy(&mut self) -> Result<(), Error> {
-        let is_done = self.copy.as_ref().is_some_and(|copy| {
+        let is_done = self.lanes[self.at_work].copy.as_ref().is_some_and(|copy| {
             copy.written.is_empty() && copy.tables.iter().all(Table::is_written)
         });
         if !is_done {
             return Ok(());
         }
-        let rows = self.copy.take().map_or(0, |copy| copy.ordinal);
+        let rows = self.lanes[self.at_work].copy.take().map_or(0, |copy| copy.ordinal);
         self.progress.on_copying(None);
         crash::point(Point::CopyEnding);
         self.close()?;
@@ -321,7 +304,7 @@ impl<P: Publisher> Pipeline<P> {
     }
 
     /// Says how far the copy is.
-    fn tell_copy(&mut self) {
+    pub(super) fn tell_copy(&mut self) {
         let now_ms = (self.clock)();
         let Some(copying) = self.progress.copying() else {
             metrics::gauge!(names::COPY_TABLES_LEFT).set(0.0);

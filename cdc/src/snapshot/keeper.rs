@@ -4,20 +4,16 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use tailwater_topics_contract::{Lsn, TableName};
-use tokio::time::sleep;
 
 use super::ranges::{Range, split};
 use super::{Error, Table};
 use crate::config::Config;
 use crate::copies::Due;
 use crate::slot;
-use crate::stream::{Connection, Mode, quote_literal};
+use crate::stream::{Connection, Mode, Row, quote_literal};
 
 /// How long a statement that begins a transaction may take.
 const BEGIN_WAIT: Duration = Duration::from_secs(30);
-
-/// Between two looks whether a table is published.
-const PUBLISHED_LOOK: Duration = Duration::from_secs(1);
 
 /// Limits in time are meant for a role's own queries, not for a copy of a large table.
 const UNLIMITED: &str = "
@@ -105,11 +101,11 @@ impl Taken {
         Ok(Self { at, keeper, tables, ranges })
     }
 
-    /// Takes a snapshot of tables that are not copied yet, before the stream of the session begins; `None` when the
-    /// publication has none of them. Its slot is temporary and gone when this returns.
-    pub(crate) async fn before_stream(config: &Config, due: &[Due]) -> Result<Option<Self>, Error> {
+    /// Takes a snapshot of tables ahead of where their changes stand, which wait meanwhile; `None` when the publication has
+    /// none of them. Its slot is temporary and gone when this returns.
+    pub(crate) async fn ahead(config: &Config, due: &[Due]) -> Result<Option<Self>, Error> {
         let names: Vec<TableName> = due.iter().map(|due| due.table.clone()).collect();
-        if names.is_empty() || !is_any_published(config, &names).await? {
+        if published(config, &names).await?.is_empty() {
             return Ok(None);
         }
         let application = format!("tailwater {} copy", config.pipeline);
@@ -127,27 +123,30 @@ impl Taken {
     }
 }
 
-/// Answers when the publication has one of the tables. A topic is registered before its table is published, so that no
-/// change comes without a route.
-pub(crate) async fn until_published(config: &Config, names: &[TableName]) -> Result<(), Error> {
-    while !is_any_published(config, names).await? {
-        sleep(PUBLISHED_LOOK).await;
+/// Those of the tables that the publication has. A topic is registered before its table is published, so that no change
+/// comes without a route.
+pub(crate) async fn published(
+    config: &Config,
+    names: &[TableName],
+) -> Result<Vec<TableName>, Error> {
+    if names.is_empty() {
+        return Ok(Vec::new());
     }
-    Ok(())
-}
-
-async fn is_any_published(config: &Config, names: &[TableName]) -> Result<bool, Error> {
     let listed: Vec<String> = names
         .iter()
         .map(|name| format!("({}, {})", quote_literal(&name.schema), quote_literal(&name.table)))
         .collect();
     let sql = format!(
-        "SELECT FROM pg_catalog.pg_publication_tables WHERE pubname = {} AND (schemaname, tablename) IN ({}) LIMIT 1",
+        "SELECT schemaname, tablename FROM pg_catalog.pg_publication_tables WHERE pubname = {} AND (schemaname, tablename) IN ({})",
         quote_literal(&config.pipeline.changes_publication()),
         listed.join(", ")
     );
     let mut connection = open(config).await.map_err(Error::Snapshot)?;
-    let found = connection.query(&sql).await.map_err(Error::Snapshot)?;
+    let rows = connection.query(&sql).await.map_err(Error::Snapshot)?;
     connection.close().await;
-    Ok(!found.is_empty())
+    let name = |row: &Row| {
+        let text = |column| row.get(column).unwrap_or_default().to_owned();
+        TableName { schema: text(0), table: text(1) }
+    };
+    Ok(rows.iter().map(name).collect())
 }

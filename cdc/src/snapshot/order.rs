@@ -1,8 +1,12 @@
 //! A copy as the pipeline sees it: what is to come, and how far it is (pure).
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tailwater_topics_contract::{Lsn, TableName};
+use tokio::sync::oneshot;
+use tokio_util::sync::DropGuard;
 
 use super::Taken;
 use crate::copies::Due;
@@ -47,6 +51,20 @@ pub struct Order {
     pub past: Box<dyn Past>,
 }
 
+/// Tables that are to join the stream: they leave it, their rows are copied, and their changes follow on another slot until
+/// both stand at the same place.
+#[derive(Debug)]
+pub struct Join {
+    /// The tables.
+    pub tables: BTreeSet<TableName>,
+    /// Chunks of the stream of another slot, which begins where the stream stands or before.
+    pub changes: Receiver,
+    /// Told when the tables have left the stream: a snapshot that is taken now lies ahead of where they stand.
+    pub begun: oneshot::Sender<()>,
+    /// Dropped when they have joined.
+    pub until_joined: DropGuard,
+}
+
 /// One table of an order.
 #[derive(Debug)]
 pub struct Ordered {
@@ -74,6 +92,21 @@ impl Order {
         });
         let (at, taken_ms) = (taken.at, taken.keeper.taken_ms);
         Self { at, taken_ms, tables: ordered.collect(), rows, past }
+    }
+
+    /// The copy as it begins.
+    pub fn copying(&self, now_ms: i64) -> Copying {
+        let bytes = self.tables.iter().map(|table| table.bytes).sum();
+        Copying::new(self.at, self.tables.len(), bytes, now_ms)
+    }
+}
+
+impl Taken {
+    /// The copy before it begins; `None` when there is nothing to copy.
+    pub(crate) fn copying(&self, now_ms: i64) -> Option<Copying> {
+        let bytes = self.ranges.iter().map(|range| range.bytes).sum();
+        let tables = self.tables.len();
+        (tables > 0).then(|| Copying::new(self.at, tables, bytes, now_ms))
     }
 }
 
@@ -104,17 +137,9 @@ pub struct Copying {
 }
 
 impl Copying {
-    /// Begins.
-    pub fn new(order: &Order, now_ms: i64) -> Self {
-        Self {
-            at: order.at,
-            began_ms: now_ms,
-            tables_left: order.tables.len(),
-            rows: 0,
-            bytes_done: 0,
-            bytes: order.tables.iter().map(|table| table.bytes).sum(),
-            told_ms: now_ms,
-        }
+    fn new(at: Lsn, tables: usize, bytes: u64, now_ms: i64) -> Self {
+        let (began_ms, told_ms) = (now_ms, now_ms);
+        Self { at, began_ms, tables_left: tables, rows: 0, bytes_done: 0, bytes, told_ms }
     }
 
     /// Milliseconds until it is done at the pace so far; `None` as long as there is none.

@@ -5,8 +5,8 @@
 //!  records of the copy ────── key out ─────────────────────────┴─▶ what is left has vanished ──▶ deletes
 //! ```
 //!
-//! * The topic itself says which keys its consumers know; no other memory of them is needed. The stream stands while it
-//!   is read, so nothing is written to it meanwhile but what comes out of here.
+//! * The topic itself says which keys its consumers know; no other memory of them is needed. The table's changes wait
+//!   while it is read, so nothing is written to it meanwhile but what comes out of here.
 //! * **Memory is bounded by reading more than once.** A partition is read alone, and of each key 16 bytes are kept. When
 //!   they become too many, half of them, told by their last bit, are left to another reading; and so on. No disk is
 //!   needed and no key is sorted.

@@ -11,7 +11,8 @@ use bytes::Bytes;
 use tailwater_topics_contract::Registrations;
 use tokio::sync::Semaphore;
 
-use crate::snapshot::Order;
+use crate::copies::Due;
+use crate::snapshot::{Join, Order};
 
 /// What the pipeline thread is given, in order.
 #[derive(Debug)]
@@ -20,8 +21,14 @@ pub enum Input {
     Chunk(Bytes),
     /// What is registered has changed.
     Registrations(Registrations),
-    /// Rows that tables hold already are to be copied at a point that the stream has yet to reach.
+    /// Rows that these tables hold are not wanted.
+    LeftOut(Vec<Due>),
+    /// Rows that tables hold already are to be copied at a point that the stream has yet to reach, and it waits for them.
     Copy(Box<Order>),
+    /// Tables leave the stream, to join it again once their rows are copied.
+    Join(Box<Join>),
+    /// Their rows, at a point that they have yet to reach; `None` when there are none to be copied.
+    JoinCopy(Option<Box<Order>>),
     /// Look at the stop flag.
     Wake,
 }

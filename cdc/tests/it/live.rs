@@ -6,6 +6,7 @@ mod failover;
 mod faults;
 mod gauntlet;
 mod hostile;
+mod join;
 mod link;
 mod repair;
 mod shutdown;

@@ -1,6 +1,7 @@
 //! The loop with fakes: a scripted source, a log in memory, a reader that dies at every step.
 
 mod copy;
+mod join;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -49,6 +49,8 @@ struct Status {
     seq: Option<u64>,
     in_flight: Option<progress::InFlight>,
     copying: Option<CopyState>,
+    /// Tables that are joining the stream.
+    joining: Option<JoinState>,
     tables: Vec<Table>,
     repairs: Vec<Repair>,
     /// What could not be found out, and why.
@@ -88,6 +90,15 @@ struct CopyState {
     #[serde(flatten)]
     copying: Copying,
     left_seconds: Option<i64>,
+}
+
+#[derive(Serialize)]
+struct JoinState {
+    #[serde(flatten)]
+    joining: progress::Joining,
+    lag_bytes: u64,
+    #[serde(skip)]
+    told: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -168,6 +179,11 @@ impl Status {
                 left_seconds: copying.left_ms(at_ms).map(|ms| ms / 1000),
                 copying,
             }),
+            joining: record.and_then(|record| {
+                let joining = record.joining.clone()?;
+                let lag_bytes = record.position.0.saturating_sub(joining.position.0);
+                Some(JoinState { joining, lag_bytes, told: status::told_joining(record) })
+            }),
             tables: tables.collect(),
             repairs: record.map(|record| record.repairs.clone()).unwrap_or_default(),
             slot: look.slot,
@@ -222,6 +238,8 @@ impl Status {
         if let Some(copy) = &self.copying {
             facts.push(("copying", told(&copy.copying, self.at_ms)));
         }
+        let joining = self.joining.as_ref().and_then(|joining| joining.told.clone());
+        facts.extend(joining.map(|joining| ("joining", joining)));
         for table in &self.tables {
             let state = match &table.state {
                 TableState::Copied { at, rows } => format!("{rows} rows copied at {at}"),

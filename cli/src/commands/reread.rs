@@ -88,6 +88,10 @@ fn is_done(
     let topics = registered.written();
     let topic = topics.into_iter().find(|t| matches!(&t.spec.from, From::Table(t) if t == table));
     let asked = topic.and_then(|topic| topic.reread.as_ref()).map(|reread| reread.asked_ms);
+    let joining = record.and_then(|record| record.joining.as_ref());
+    if joining.is_some_and(|joining| joining.tables.contains(table)) {
+        return false;
+    }
     match (asked, record.and_then(|record| record.tables.get(table))) {
         (Some(asked), Some(Copied::Copied { asked_ms, .. })) => *asked_ms >= asked,
         _ => false,

@@ -171,14 +171,15 @@ async fn look(config: &Config) -> Status {
     let progress = progress.map_err(|error| note(error.into())).unwrap_or_default();
     let registered = registered.map_err(|error| note(error.into())).unwrap_or_default();
     let pipeline = config.pipeline.clone();
-    let streams = offsets::blocking(move || streams(&kafka, &pipeline, &registered)).await;
+    let known = registered.clone();
+    let streams = offsets::blocking(move || streams(&kafka, &pipeline, &known)).await;
     let (topics, mut sinks) = streams.map_err(&mut note).unwrap_or_default();
     // Progress was read before the ends of the topics, so its records stand below what each sink was seen to have.
     // While a table is copied, rows from before are still to come.
-    let settled = progress.as_ref().filter(|progress| progress.is_settled());
-    let position = settled.map(|progress| progress.position);
     for sink in sinks.iter_mut().filter(|sink| sink.has_all()) {
-        sink.complete_to = position;
+        let spec = registered.sink(&sink.name).map(|sink| &sink.spec);
+        let tables = spec.into_iter().flat_map(|spec| registered.tables_of(spec));
+        sink.complete_to = progress.as_ref().and_then(|progress| progress.complete_to(tables));
     }
     let at_ms = clock::now_ms();
     Status {
@@ -346,6 +347,7 @@ fn facts(status: &Status) -> Vec<(&'static str, String)> {
             facts.extend(
                 progress.copying.as_ref().map(|copying| ("copying", told(copying, status.at_ms))),
             );
+            facts.extend(told_joining(progress).map(|joining| ("joining", joining)));
         }
     }
     let lag_bytes = status.reader.lag_bytes.map_or_else(unknown, bytes);
@@ -378,6 +380,14 @@ pub(crate) fn told(copying: &Copying, now_ms: i64) -> String {
         bytes(copying.bytes),
         copying.tables_left
     )
+}
+
+/// Tables that are joining the stream, and how far they are behind it.
+pub(crate) fn told_joining(progress: &progress::Record) -> Option<String> {
+    let joining = progress.joining.as_ref()?;
+    let tables: Vec<String> = joining.tables.iter().map(ToString::to_string).collect();
+    let lag = bytes(progress.position.0.saturating_sub(joining.position.0));
+    Some(format!("{}, {lag} of WAL behind the stream, which goes on", tables.join(", ")))
 }
 
 fn sink_rows(status: &Status) -> Vec<Vec<String>> {

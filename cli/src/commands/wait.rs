@@ -82,8 +82,9 @@ pub(crate) async fn run(cx: &Context, args: &Args) -> anyhow::Result<ExitCode> {
     let reader = config.reader(Existing::default());
     loop {
         // While a table is copied, rows from before are still to come.
-        let settled = progress::read(&reader).await?.filter(progress::Record::is_settled);
-        let position = settled.map_or(Lsn::ZERO, |record| record.position);
+        let record = progress::read(&reader).await?;
+        let tables = sinks.iter().flat_map(|sink| registered.tables_of(&sink.spec));
+        let position = record.and_then(|record| record.complete_to(tables)).unwrap_or_default();
         if position >= until {
             break;
         }

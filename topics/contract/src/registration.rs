@@ -18,7 +18,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{SinkName, SinkSpec, TopicName, TopicSpec};
+use crate::{From, SinkName, SinkSpec, TableName, TopicName, TopicSpec};
 
 /// What was decided about something registered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -168,6 +168,15 @@ impl Registrations {
         self.sinks.values().filter(|sink| sink.standing != Standing::Removed)
     }
 
+    /// The tables whose rows a sink takes.
+    pub fn tables_of<'r>(&'r self, sink: &'r SinkSpec) -> impl Iterator<Item = &'r TableName> {
+        let topics = sink.topics.iter().filter_map(|name| self.topic(name));
+        topics.filter_map(|topic| match &topic.spec.from {
+            From::Table(table) => Some(table),
+            From::Outbox { .. } | From::Message(_) => None,
+        })
+    }
+
     /// A topic that was not removed.
     pub fn topic(&self, name: &TopicName) -> Option<&TopicRegistration> {
         self.topics.get(name).filter(|topic| topic.standing != Standing::Removed)
@@ -222,7 +231,7 @@ impl Registrations {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{ArchiveSpec, From, SegmentSpec, SinkKind};
+    use crate::{ArchiveSpec, SegmentSpec, SinkKind};
 
     fn topic(name: &str, standing: Standing) -> TopicRegistration {
         let spec = TopicSpec {

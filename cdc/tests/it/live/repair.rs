@@ -64,6 +64,7 @@ impl World {
             if let Some(Existing::Copied { asked_ms, .. }) = record.tables.get(&item())
                 && *asked_ms >= asked
                 && record.copying.is_none()
+                && record.joining.is_none()
             {
                 return;
             }

@@ -75,6 +75,7 @@ pub(super) async fn wait_for_copies(world: &World, count: usize) -> progress::Re
         if let Some(record) = world.progress().await
             && record.tables.iter().count() >= count
             && record.copying.is_none()
+            && record.joining.is_none()
         {
             return record;
         }
@@ -84,9 +85,10 @@ pub(super) async fn wait_for_copies(world: &World, count: usize) -> progress::Re
 }
 
 /// Waits until some rows of a copy are in Kafka; a moment later all of them may be.
-async fn wait_for_a_part(world: &World) {
+pub(super) async fn wait_for_a_part(world: &World) {
     let begun = Instant::now();
-    while world.progress().await.is_none_or(|record| record.copying.is_none()) {
+    let has_rows = |record: progress::Record| record.copying.is_some_and(|copy| copy.rows > 0);
+    while !world.progress().await.is_some_and(has_rows) {
         assert!(begun.elapsed() < PATIENCE, "no copy begins");
         sleep(Duration::from_millis(10)).await;
     }
@@ -101,7 +103,7 @@ pub(super) async fn wait_for_all(world: &World) {
         .sql("INSERT INTO item VALUES (-1, 'end') ON CONFLICT (id) DO UPDATE SET body = 'end'")
         .await;
     let begun = Instant::now();
-    while world.progress().await.is_none_or(|record| record.position <= end) {
+    while world.progress().await.is_none_or(|record| record.needs_from() <= end) {
         assert!(begun.elapsed() < PATIENCE * 2, "the reader does not catch up");
         sleep(Duration::from_millis(100)).await;
     }
@@ -695,7 +697,7 @@ impl World {
     }
 
     /// Publishes a table, as the publication takes it, and registers a topic for it.
-    async fn capture(&mut self, table: &str, key: &str, suffix: &str, published: &str) {
+    pub(super) async fn capture(&mut self, table: &str, key: &str, suffix: &str, published: &str) {
         self.register(table, key, suffix).await;
         self.publish(published).await;
     }

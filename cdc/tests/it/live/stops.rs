@@ -39,7 +39,7 @@ impl World {
     }
 
     /// From now on the pipeline finds another server at its address.
-    async fn move_to(&mut self, server: &OwnPostgres) {
+    pub(super) async fn move_to(&mut self, server: &OwnPostgres) {
         self.config = own_config(self.config.pipeline.as_str(), server);
         self.client = connect(&self.config.postgres, &self.config.postgres.database).await;
     }

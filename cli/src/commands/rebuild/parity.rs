@@ -53,7 +53,7 @@ pub(super) async fn check(
     filler.remember_touched();
     let (rows, lsn) = snapshot(config, registrations, sink).await?;
     eprintln!("comparing with {} rows of Postgres at {lsn}", rows.len());
-    until_read(config, lsn).await?;
+    until_read(config, registrations, sink, lsn).await?;
     filler.catch_up().await?;
     succession::refresh(client, filler.index()).await?;
     let mut found = Rows::new();
@@ -245,13 +245,19 @@ fn hash(fields: &BTreeMap<&str, &str>) -> u64 {
     hasher.finish()
 }
 
-/// Waits until everything that committed before an LSN is in Kafka.
-async fn until_read(config: &Config, lsn: Lsn) -> anyhow::Result<()> {
+/// Waits until everything of a sink's tables that committed before an LSN is in Kafka.
+async fn until_read(
+    config: &Config,
+    registrations: &Registrations,
+    sink: &SinkRegistration,
+    lsn: Lsn,
+) -> anyhow::Result<()> {
     let (reader, began) = (config.reader(Existing::default()), Instant::now());
     loop {
         // While a table is copied, rows from before are still to come.
-        let settled = progress::read(&reader).await?.filter(progress::Record::is_settled);
-        let position = settled.map_or(Lsn::ZERO, |record| record.position);
+        let record = progress::read(&reader).await?;
+        let tables = registrations.tables_of(&sink.spec);
+        let position = record.and_then(|record| record.complete_to(tables)).unwrap_or_default();
         if position >= lsn {
             return Ok(());
         }
