@@ -4,14 +4,16 @@
 //! partition of every topic asked for. Then rows cut at *X* are a state the database really had, and a transaction that
 //! touched several topics is seen whole or not at all, because all its records carry its one commit LSN.
 //!
-//! **What is known.** The reader emits records in commit order, each with the next number of the pipeline; Kafka keeps a
-//! partition's records in that order; and a chain without breaks holds every record of its partition from its first to
-//! its last. The breaks are looked for first.
+//! **What is known.** The reader gives every record the next number of the pipeline, and emits the records of one topic in
+//! commit order; Kafka keeps a partition's records in that order; and a chain without breaks holds every record of its
+//! partition from its first to its last. The breaks are looked for first. Between topics numbers need not follow commits:
+//! a table that is added later, or read again, joins the others beside their stream, and is behind it meanwhile.
 //!
-//! **By numbers.** Let *S* be the lowest number of an archived record of a later commit. Numbers follow commit order, so
-//! exactly the records below *S* belong to commits up to *X*. Let *F* be the lowest number archived. If *S − F* records
-//! below *S* are archived, none from *F* on is missing in any partition of any topic, those included that have no
-//! object yet. This needs nothing but the archive, and holds only where all topics of the pipeline are archived together.
+//! **By numbers.** Let *S* be the lowest number of an archived record of a later commit of a topic. All its records of
+//! commits up to *X* have lower ones. Take the highest *S* of the topics asked for, and let *F* be the lowest number
+//! archived. If *S − F* records below *S* are archived, none from *F* on is missing in any partition of any topic, those
+//! included that have no object yet. This needs nothing but the archive, and holds only where all topics of the pipeline are
+//! archived together and each that is asked for has a later record.
 //!
 //! **By partitions.** A record of a later commit in the same partition shows that the partition is complete up to *X*:
 //! whatever belongs to *X* or before was written before it. A record *of X* does not: another of the same transaction
@@ -26,7 +28,7 @@ use std::collections::BTreeMap;
 
 use tailwater_topics_contract::{Lsn, Seq, TopicName};
 
-use crate::archive::{Archive, Topic};
+use crate::archive::{Archive, Segment, Topic};
 use crate::fetch::{self, FetchError};
 use crate::head::{self, Depth};
 
@@ -35,7 +37,7 @@ use crate::head::{self, Depth};
 pub struct Pipeline {
     /// How many partitions each topic has.
     pub partitions: BTreeMap<TopicName, i32>,
-    /// Everything that committed before this is in Kafka.
+    /// Everything that committed before this is in Kafka, of tables too that have yet to catch up with the others.
     pub position: Option<Lsn>,
     /// Where each topic's partitions ended at least when that was noted; -1 is unknown.
     pub ends: BTreeMap<TopicName, Vec<i64>>,
@@ -74,7 +76,7 @@ pub async fn judge(
     if !broken.is_empty() {
         return Ok(Verdict::Unknown { because: broken });
     }
-    if is_dense(archive, all, cut).await? {
+    if is_dense(archive, all, asked, cut).await? {
         return Ok(Verdict::Complete { proof: "every number of the pipeline is archived" });
     }
     let Some(pipeline) = pipeline else {
@@ -128,49 +130,97 @@ fn lacks(topic: &Topic, partition: i32, cut: Lsn, pipeline: &Pipeline) -> Option
     Some(format!("partition {partition} of `{}` {until}", topic.name))
 }
 
-async fn is_dense(archive: &Archive, all: &[&Topic], cut: Lsn) -> Result<bool, FetchError> {
-    let mut first: Option<u64> = None;
-    let mut after: Option<u64> = None;
-    let mut below = 0_u64;
+/// Whether no number is missing below the first later commit of each topic asked for.
+async fn is_dense(
+    archive: &Archive,
+    all: &[&Topic],
+    asked: &[&TopicName],
+    cut: Lsn,
+) -> Result<bool, FetchError> {
+    let mut until = None;
+    for topic in all.iter().filter(|topic| asked.contains(&&topic.name)) {
+        let Some(after) = first_after(archive, topic, cut).await? else { return Ok(false) };
+        until = until.max(Some(after));
+    }
+    let lowest = |topic: &&Topic| {
+        let filled = topic.segments.iter().filter(|segment| segment.extent.records > 0);
+        filled.map(|segment| segment.extent.tw_seq.map(|(lowest, _)| lowest)).collect::<Vec<_>>()
+    };
+    let lowest: Option<Vec<u64>> = all.iter().flat_map(lowest).collect();
+    let first = lowest.and_then(|lowest| lowest.into_iter().min());
+    let (Some(first), Some(until)) = (first, until) else { return Ok(false) };
+    let epoch = |seq| Seq::from_stored(seq).map(|seq| seq.epoch());
+    if epoch(first).is_none() || epoch(first) != epoch(until) {
+        return Ok(false);
+    }
+    let mut below = 0;
     for topic in all {
-        for segment in topic.segments.iter().filter(|segment| segment.extent.records > 0) {
-            let Some((lowest, _)) = segment.extent.tw_seq else { return Ok(false) };
-            first = Some(first.map_or(lowest, |first| first.min(lowest)));
-            for (number, reach) in segment.chunks.iter().enumerate() {
-                let extent = reach.extent;
-                match extent.and_then(|extent| extent.commit_lsn.zip(extent.tw_seq)) {
-                    Some(((_, high), _)) if high <= cut.0 => {
-                        below += extent.map_or(0, |extent| extent.records);
-                    }
-                    Some(((low, _), (lowest, _))) if low > cut.0 => {
-                        after = Some(after.map_or(lowest, |after| after.min(lowest)));
-                    }
-                    _ => {
-                        let raw = fetch::one(archive, segment, number).await?;
-                        for line in raw.split(|byte| *byte == b'\n').filter(|l| !l.is_empty()) {
-                            let head = head::read(line, Depth::TwSeq).map_err(|source| {
-                                FetchError::Foreign { key: segment.key.clone(), source }
-                            })?;
-                            let (Some(lsn), Some(seq)) = (head.commit_lsn, head.tw_seq) else {
-                                return Ok(false);
-                            };
-                            let seq = seq.cast_unsigned();
-                            if lsn.cast_unsigned() <= cut.0 {
-                                below += 1;
-                            } else {
-                                after = Some(after.map_or(seq, |after| after.min(seq)));
-                            }
+        below += count_below(archive, topic, until).await?;
+    }
+    Ok(below == until.saturating_sub(first))
+}
+
+/// The lowest number of a record of a later commit.
+async fn first_after(
+    archive: &Archive,
+    topic: &Topic,
+    cut: Lsn,
+) -> Result<Option<u64>, FetchError> {
+    let mut first: Option<u64> = None;
+    let mut on = |seq: u64| first = Some(first.map_or(seq, |first| first.min(seq)));
+    for segment in topic.segments.iter().filter(|segment| segment.extent.records > 0) {
+        for (number, reach) in segment.chunks.iter().enumerate() {
+            match reach.extent.and_then(|extent| extent.commit_lsn.zip(extent.tw_seq)) {
+                Some(((_, high), _)) if high <= cut.0 => {}
+                Some(((low, _), (lowest, _))) if low > cut.0 => on(lowest),
+                _ => {
+                    for (lsn, seq) in places(archive, segment, number).await? {
+                        match (lsn, seq) {
+                            (Some(lsn), Some(seq)) if lsn > cut.0 => on(seq),
+                            (Some(_), Some(_)) => {}
+                            _ => return Ok(None),
                         }
                     }
                 }
             }
         }
     }
-    let (Some(first), Some(after)) = (first, after) else { return Ok(false) };
-    let epoch = |seq| Seq::from_stored(seq).map(|seq| seq.epoch());
-    Ok(epoch(first).is_some()
-        && epoch(first) == epoch(after)
-        && below == after.saturating_sub(first))
+    Ok(first)
+}
+
+/// How many records have lower numbers.
+async fn count_below(archive: &Archive, topic: &Topic, until: u64) -> Result<u64, FetchError> {
+    let mut below = 0;
+    for segment in topic.segments.iter().filter(|segment| segment.extent.records > 0) {
+        for (number, reach) in segment.chunks.iter().enumerate() {
+            match reach.extent.and_then(|extent| Some((extent.records, extent.tw_seq?))) {
+                Some((records, (_, high))) if high < until => below += records,
+                Some((_, (low, _))) if low >= until => {}
+                _ => {
+                    let places = places(archive, segment, number).await?;
+                    let is_below = |seq: Option<u64>| seq.is_some_and(|seq| seq < until);
+                    below += places.into_iter().filter(|(_, seq)| is_below(*seq)).count() as u64;
+                }
+            }
+        }
+    }
+    Ok(below)
+}
+
+/// Commit LSN and number of each record of a chunk.
+async fn places(
+    archive: &Archive,
+    segment: &Segment,
+    number: usize,
+) -> Result<Vec<(Option<u64>, Option<u64>)>, FetchError> {
+    let raw = fetch::one(archive, segment, number).await?;
+    let lines = raw.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    let place = |line: &[u8]| {
+        let head = head::read(line, Depth::TwSeq)
+            .map_err(|source| FetchError::Foreign { key: segment.key.clone(), source })?;
+        Ok((head.commit_lsn.map(i64::cast_unsigned), head.tw_seq.map(i64::cast_unsigned)))
+    };
+    lines.map(place).collect()
 }
 
 /// The newest commit at or before a time, in microseconds since 1970, and its LSN. Commit times do not strictly follow

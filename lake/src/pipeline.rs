@@ -108,7 +108,11 @@ pub fn look(
         && let Some(record) = last(&consumer, progress.as_str())?
     {
         let record: serde_json::Value = serde_json::from_slice(&record).unwrap_or_default();
-        known.position = record["position"].as_str().and_then(|lsn| lsn.parse::<Lsn>().ok());
+        let lsn = |text: &serde_json::Value| text.as_str()?.parse::<Lsn>().ok();
+        // Tables that are joining the stream are behind it.
+        known.position = lsn(&record["position"]).map(|position| {
+            lsn(&record["joining"]["position"]).map_or(position, |j| j.min(position))
+        });
         let ends = serde_json::from_value::<BTreeMap<TopicName, Vec<i64>>>(record["ends"].clone());
         known.ends = ends.unwrap_or_default();
     }
