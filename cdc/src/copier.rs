@@ -40,6 +40,8 @@ pub(crate) struct Copier {
     running: Option<Task>,
     /// Something has ended that progress tells of.
     is_news: bool,
+    /// Progress is being read.
+    news: Option<JoinHandle<Result<Option<Record>, Error>>>,
 }
 
 /// What a reader has to copy, and what it leaves out: with `--from-now` the rows of tables that are new to it and that
@@ -66,6 +68,7 @@ impl Copier {
             wanted: Vec::new(),
             running: None,
             is_news: false,
+            news: None,
         }
     }
 
@@ -124,16 +127,12 @@ impl Copier {
 
     /// What has been copied says progress.
     async fn learn(&mut self) -> Result<(), Error> {
-        // Tables that have joined a moment ago may be shown as joining still.
-        let record = loop {
-            let record = progress::read(&self.config).await?;
-            if record.as_ref().is_none_or(|record| record.joining.is_none()) {
-                break record;
-            }
-            sleep(PROGRESS_LOOK).await;
-        };
-        self.is_news = false;
+        let config = &self.config;
+        let task = self.news.get_or_insert_with(|| tokio::spawn(settled(config.clone())));
+        let record = task.await;
+        (self.news, self.is_news) = (None, false);
         // The stream waits for the copy of a first start, and says nothing more until it is done.
+        let record = record.unwrap_or(Err(Error::Panicked))?;
         if let Some(record) = record.filter(|record| record.copying.is_none()) {
             self.copied = record.tables;
             self.begun.clear();
@@ -171,9 +170,23 @@ impl Copier {
     }
 }
 
+/// Progress, once no table is joining any more: those that have joined a moment ago may be shown as joining still.
+async fn settled(config: Config) -> Result<Option<Record>, Error> {
+    loop {
+        let record = progress::read(&config).await?;
+        if record.as_ref().is_none_or(|record| record.joining.is_none()) {
+            return Ok(record);
+        }
+        sleep(PROGRESS_LOOK).await;
+    }
+}
+
 impl Drop for Copier {
     fn drop(&mut self) {
         if let Some(task) = &self.running {
+            task.abort();
+        }
+        if let Some(task) = &self.news {
             task.abort();
         }
     }

@@ -126,8 +126,8 @@ async fn the_stream_goes_on_while_a_large_table_joins_under_writers() {
     let reader = world.start_reader().await;
     wait_for_copies(&world, 1).await;
     let writers = [
-        write(&world, seed, Duration::from_secs(12)),
-        change_late(&world, ROWS, seed, Duration::from_secs(12)),
+        write(&world, seed, Duration::from_secs(8)),
+        change_late(&world, ROWS, seed, Duration::from_secs(8)),
     ];
     world.register("public.late", "id", "late").await;
     reader.registrations.send(world.registrations.clone()).expect("it follows");
@@ -181,11 +181,11 @@ async fn a_reader_killed_while_a_table_joins_misses_and_repeats_no_change() {
     reader.stop().await.expect("it drains");
     world.capture("public.late", "id", "late", "late").await;
     let writers = [
-        write(&world, seed, Duration::from_secs(20)),
-        change_late(&world, ROWS, seed, Duration::from_secs(20)),
+        write(&world, seed, Duration::from_secs(10)),
+        change_late(&world, ROWS, seed, Duration::from_secs(10)),
     ];
     let (mut copying, mut catching_up, mut kills, mut asked_ms) = (0, 0, 0, 0);
-    while kills < 8 || !writers.iter().all(JoinHandle::is_finished) {
+    while kills < 6 || !writers.iter().all(JoinHandle::is_finished) {
         if kills > 0 && is_answered(&world, asked_ms).await {
             // Once more, and the topic holds its rows by now.
             asked_ms = clock::now_ms();
@@ -200,7 +200,7 @@ async fn a_reader_killed_while_a_table_joins_misses_and_repeats_no_change() {
             wait_for_a_part(&world).await;
         } else {
             let begun = Instant::now();
-            let life = Duration::from_millis(random.random_range(500..4_000));
+            let life = Duration::from_millis(random.random_range(500..2_500));
             while begun.elapsed() < life && !is_catching_up(&world, asked_ms).await {
                 world.assert_not_ahead().await;
             }
