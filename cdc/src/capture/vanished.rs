@@ -2,7 +2,8 @@
 
 use tailwater_topics_contract::Position;
 
-use super::{Capture, Error, Open, RecordWriter};
+use super::writer::RecordWriter;
+use super::{Capture, Error, Open};
 use crate::batch::Batch;
 use crate::route::TableRoute;
 
