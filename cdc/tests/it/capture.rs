@@ -253,7 +253,9 @@ fn rows_of_a_removed_topic_and_housekeeping_in_an_outbox_are_given_up() {
     again.standing = Standing::Active;
     removed.topics.insert(again.spec.name.clone(), again);
     reader.capture.on_registrations(&removed).expect("can be routed");
-    assert_eq!(reader.transaction(300, &changes[..1])[0].topic, "inventory.again");
+    let seen = reader.transaction(300, &[changes[2].clone(), changes[0].clone()]);
+    assert_eq!(seen[0].topic, "inventory.again");
+    assert_eq!(seen[0].json()["source"]["ordinal"], 1, "what is given up has its place");
 }
 
 #[test]

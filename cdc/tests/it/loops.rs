@@ -186,6 +186,27 @@ fn an_idle_position_is_written_before_it_is_confirmed() {
 }
 
 #[test]
+fn a_keepalive_before_the_rest_of_a_half_sent_transaction_moves_nothing() {
+    let mut script = Script::default();
+    script.transaction(6);
+    let log = Memory::default();
+    let messages = script.messages_from(Lsn(1_000));
+    let (mut first, _) = pipeline(&log, limits());
+    // Relation, begin, four of six rows; then the reader is gone.
+    first.on_chunk(&messages[..6].concat()).expect("no fault");
+    drop(first);
+    assert_eq!(last_record(&log).in_flight.map(|f| f.next_ordinal), Some(4));
+    // The server may speak of its end of the WAL before it has sent the transaction again.
+    let (mut second, durable) = pipeline(&log, limits());
+    second.on_chunk(&script::keepalive(script.end() + 1_000, true)).expect("no fault");
+    second.on_quiet().expect("no fault");
+    second.drain().expect("no fault");
+    assert_eq!((durable.get(), last_record(&log).position), (Lsn(1_000), Lsn(1_000)));
+    live(&log, &script, &mut StdRng::seed_from_u64(1)).expect("it goes on");
+    assert_exactly_once(&script, &log.committed(), "after a keepalive");
+}
+
+#[test]
 fn a_stop_in_a_transaction_commits_its_complete_changes() {
     let mut script = Script::default();
     script.transaction(3);
