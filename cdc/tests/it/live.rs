@@ -532,6 +532,10 @@ impl Reader {
         self.task.abort();
     }
 
+    fn has_ended(&self) -> bool {
+        self.task.is_finished()
+    }
+
     pub(crate) async fn ended(self) -> Result<(), Error> {
         timeout(PATIENCE, self.task).await.expect("it ends in time").expect("no panic")
     }

@@ -14,7 +14,7 @@ use tailwater_topics_contract::TopicName;
 use tokio::task::block_in_place;
 use tokio::time::sleep;
 
-use super::{PATIENCE, Reader, Record, World, admin, assert_rows, kafka};
+use super::{PATIENCE, Record, World, admin, assert_rows, kafka};
 use crate::certificates::Authority;
 use crate::own_kafka::OwnKafka;
 
@@ -293,12 +293,6 @@ async fn a_message_that_is_no_event_stands_in_the_dead_letter_topic_and_holds_no
 }
 
 // ---- helpers ----
-
-impl Reader {
-    fn has_ended(&self) -> bool {
-        self.task.is_finished()
-    }
-}
 
 /// Rows one by one and in larger transactions.
 async fn insert(world: &World, from: i64, rows: i64) {
