@@ -462,3 +462,26 @@ fn a_table_that_joins_again_and_again_misses_and_repeats_no_change() {
         life.assert_exact(&what);
     }
 }
+
+#[test]
+fn a_stream_without_a_pause_lets_tables_leave_between_two_transactions() {
+    let mut script = script::Script::default();
+    script.transaction(3);
+    script.transaction(3);
+    let log = log(true);
+    let mut pipeline = pipeline(&log);
+    let (sender, receiver) = queue(1 << 20);
+    let (_changes, changes) = queue(1 << 20);
+    let (begun, mut has_begun) = oneshot::channel();
+    let until_joined = CancellationToken::new().drop_guard();
+    let tables = BTreeSet::from([name(LATE)]);
+    // No chunk ends where no transaction is open.
+    let messages = script.messages_from(Lsn(1_000));
+    sender.push(Input::Chunk(Bytes::from(messages[..3].concat())));
+    sender.push(Input::Join(Box::new(Join { tables, changes, begun, until_joined })));
+    sender.push(Input::Chunk(Bytes::from(messages[3..8].concat())));
+    for _ in 0..4 {
+        pipeline.turn(&receiver).expect("no fault");
+    }
+    assert!(has_begun.try_recv().is_ok(), "they wait for a moment that never comes");
+}
