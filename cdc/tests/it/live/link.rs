@@ -120,9 +120,7 @@ async fn a_link_cut_at_any_byte_repeats_and_loses_nothing() {
             if records.len() as i64 >= done {
                 break records;
             }
-            if reader.has_ended() {
-                panic!("{where_it_is}: it ended with {:?}", reader.ended().await);
-            }
+            assert!(!reader.has_ended(), "{where_it_is}: {:?}", reader.ended().await);
             assert!(began.elapsed() < PATIENCE * 2, "{where_it_is}: {:?}", health.check());
             sleep(Duration::from_millis(50)).await;
         };
