@@ -1,6 +1,6 @@
 # Every command a developer or a user needs; the work is done by infra/native and infra/check.
 .DEFAULT_GOAL := help
-.PHONY: help build demo demo-pgbench up down clean servers test test-lake test-postgres gauntlet-sinks gauntlet-reader gauntlet-link fuzz mutants test-servers test-down bench bench-cdc bench-lake lint fmt reference reference-types \
+.PHONY: help build demo demo-pgbench up down clean servers test test-lake test-postgres gauntlet-sinks gauntlet-reader fuzz mutants test-servers test-down bench bench-cdc bench-lake lint fmt reference reference-types \
 	check-platform check-platform-quick
 
 help: ## show this list
@@ -45,15 +45,10 @@ gauntlet-reader: ## the reader killed 300 times, dead at every crash point, its 
 	@infra/native/test.sh gauntlet-reader
 
 fuzz: ## bytes nobody should send, at everything of the reader that reads bytes, for ten minutes; needs no servers
-	@TAILWATER_FUZZ_S=$${TAILWATER_FUZZ_S:-600} cargo nextest run --locked --profile gauntlet \
-	  -E 'package(tailwater-cdc) and test(no_input_makes_it_panic)' --no-capture
+	@infra/native/test.sh fuzz
 
 mutants: ## mistakes made on purpose, and whether a test sees them; writes docs/mutants.md
 	@infra/check/mutants.sh
-
-gauntlet-link: ## the link to Postgres cut at 300 places; wants `make test-servers`, and `make test` has a short form
-	@. .world-test/env && TAILWATER_TEST_CUTS=300 cargo nextest run --locked --profile gauntlet \
-	  -E 'package(tailwater-cdc) and test(a_link_cut_at_any_byte_repeats_and_loses_nothing)'
 
 test-servers: ## only the tests' servers, to run single tests by hand
 	@infra/native/test.sh servers

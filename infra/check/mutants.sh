@@ -7,6 +7,8 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../native/settings.sh"
 source "$native/say.sh"
+source "$native/packages.sh"
+source "$native/parts.sh"
 
 table=$root/infra/check/mutants.txt
 page=$root/docs/mutants.md
@@ -72,6 +74,8 @@ tests() {
 
 log=$copy.log
 step "Mutants"
+install_build_packages
+fetch_nextest
 fresh_copy
 tests "$log" "$fast" || die "the tests fail without a mutant." "$(tail -n 30 "$log")"
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The tests, with servers of their own. usage: test.sh run|lake|postgres|gauntlet|gauntlet-reader|servers|down
+# The tests, with servers of their own. usage: test.sh run|lake|postgres|gauntlet|gauntlet-reader|fuzz|servers|down
 #
 #   run      everything: starts servers, runs all rings, counts them, stops the servers (TAILWATER_KEEP=1 leaves them)
 #   lake     the same for the lake alone
@@ -7,6 +7,7 @@
 #   gauntlet sinks in torment, in the long form; TAILWATER_GAUNTLET says how often, TAILWATER_TEST_SEED replays
 #   gauntlet-reader
 #            the reader in torment, in the long form; the same variables, and TAILWATER_TEST_CUTS, _OUTAGE_S, _BROKER_KILLS
+#   fuzz     bytes nobody should send, for TAILWATER_FUZZ_S seconds; needs no servers
 #   servers  only the servers, to run single tests by hand; writes their addresses to .world-test/env
 #   down     stops them and removes their data
 set -euo pipefail
@@ -147,6 +148,15 @@ gauntlet_reader() {
     return "$code"
 }
 
+fuzz() {
+    install_build_packages
+    fetch_nextest
+    cd "$root"
+    step "Fuzzing"
+    TAILWATER_FUZZ_S=${TAILWATER_FUZZ_S:-600} cargo nextest run --locked --profile gauntlet --no-capture \
+        -E 'package(tailwater-cdc) and test(no_input_makes_it_panic)'
+}
+
 # What is marked so that it does not run by itself, each with its reason.
 ignored() {
     grep -rn --include='*.rs' --exclude-dir=target '^ *#\[ignore' . |
@@ -160,7 +170,7 @@ install_tests() {
         die "the tests do not compile." "The compiler's messages are above."
 }
 
-[[ $# = 1 ]] || die "usage: test.sh run|lake|postgres|gauntlet|gauntlet-reader|servers|down"
+[[ $# = 1 ]] || die "usage: test.sh run|lake|postgres|gauntlet|gauntlet-reader|fuzz|servers|down"
 lock
 case $1 in
     run) run ;;
@@ -168,6 +178,7 @@ case $1 in
     postgres) postgres ;;
     gauntlet) gauntlet ;;
     gauntlet-reader) gauntlet_reader ;;
+    fuzz) fuzz ;;
     servers)
         build
         servers_up keep
@@ -175,5 +186,5 @@ case $1 in
         say "source $TAILWATER_WORLD/env   # then, for example: cargo nextest run -p tailwater-cdc"
         ;;
     down) down ;;
-    *) die "\`$1\` is none of run, lake, postgres, gauntlet, gauntlet-reader, servers, down" ;;
+    *) die "\`$1\` is none of run, lake, postgres, gauntlet, gauntlet-reader, fuzz, servers, down" ;;
 esac
