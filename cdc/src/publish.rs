@@ -151,11 +151,9 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether waiting helps. An unclear commit is definite: the process ends, and the next one reads what
-    /// happened after it has fenced this one.
+    /// Whether a fresh session helps. After an unclear commit it does: it fences this one, and reads what happened.
     pub fn class(&self) -> ErrorClass {
         match self {
-            // A fresh session reads what became of an unclear commit, as a new process would.
             Self::TimedOut { .. } | Self::Failed { .. } | Self::Unclear(_) | Self::Stopped => {
                 ErrorClass::Transient
             }
