@@ -1,7 +1,7 @@
-//! Places between two steps at which a test can end the process, as a kill would.
+//! Places between two steps at which a test can end the process, as a kill would, or freeze it.
 //!
 //! ```text
-//!  fence ─Fenced─▶ announce ─Announced─▶ slot ─SlotMade─▶ snapshot ─SnapshotKept─▶ position ─PositionWritten─▶ stream
+//!  fence ─Fenced─▶ progress ─ProgressRead─▶ announce ─Announced─▶ slot ─SlotMade─▶ snapshot ─SnapshotKept─▶ position ─PositionWritten─▶ stream
 //!  copy ─CopyBegun─ rows ─RowsCopied─ range ─RangeCopied─ table ─TableCopied─ … ─CopyEnding─▶ commit ─CopyEnded─▶
 //!  batch ─BatchSent─ … ─Closing─▶ progress ─ProgressSent─▶ delivered ─Delivered─▶ commit ─Committed─▶ ─Noted─▶ slot
 //! ```
@@ -13,6 +13,8 @@
 pub enum Point {
     /// The predecessor is fenced, progress not read.
     Fenced,
+    /// Progress is read, the server not asked.
+    ProgressRead,
     /// A first start has announced itself and made no slot.
     Announced,
     /// The slot is made, its snapshot not imported.
@@ -61,8 +63,9 @@ pub enum Point {
 
 impl Point {
     /// All, in the order of a reader's life.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::Fenced,
+        Self::ProgressRead,
         Self::Announced,
         Self::SlotMade,
         Self::SnapshotKept,
@@ -95,19 +98,19 @@ mod armed {
 
     use super::Point;
 
-    static ARMED: OnceLock<(Point, u32)> = OnceLock::new();
+    static ARMED: OnceLock<(Point, u32, fn())> = OnceLock::new();
     static HITS: AtomicU32 = AtomicU32::new(0);
 
-    /// From now on the process ends when it comes to the point for the `hit`-th time, counted from 1. Once in a process.
-    pub fn arm(point: Point, hit: u32) {
-        let _ = ARMED.set((point, hit));
+    /// From now on the process ends when it comes to the point for the `hit`-th time, counted from 1, or does what it is
+    /// told instead. Once in a process.
+    pub fn arm(point: Point, hit: u32, act: fn()) {
+        let _ = ARMED.set((point, hit, act));
     }
 
     pub(crate) fn point(here: Point) {
-        let Some((_, hit)) = ARMED.get().filter(|(point, _)| *point == here) else { return };
+        let Some((_, hit, act)) = ARMED.get().filter(|(point, ..)| *point == here) else { return };
         if HITS.fetch_add(1, Ordering::SeqCst) + 1 == *hit {
-            // No destructor runs and nothing is flushed.
-            std::process::abort();
+            act();
         }
     }
 }

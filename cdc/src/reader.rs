@@ -33,7 +33,7 @@ use crate::mask::MaskKey;
 use crate::outbox::OutboxError;
 use crate::pipeline::Pipeline;
 use crate::preflight::{self, Declared, Finding, Severity};
-use crate::progress::{Progress, Record};
+use crate::progress::{self, Progress, Record};
 use crate::publish::kafka::{self, Kafka, KnownEnds};
 use crate::publish::{self, Publisher};
 use crate::route::RouteError;
@@ -323,15 +323,19 @@ async fn begin(
 
     let mut publisher = fence(config, &registered, stop, known).await?;
     crash::point(Point::Fenced);
-    let (kafka, topic) = (config.kafka.clone(), config.pipeline.progress_topic());
-    let value = blocking(move || Ok(kafka::last_value(&kafka, &topic)?)).await?;
-    let record = value.map(|value| Record::decode(&value)).transpose()?;
+    let record = progress::read(config).await?;
+    crash::point(Point::ProgressRead);
 
     let (server, start) = loop {
         let (server, start) = found::look(config, &mut connection, record.as_ref()).await?;
-        match start? {
-            Start::Wait { .. } => wait_for_slot(config, &mut connection, health).await?,
-            start => break (server, start),
+        match start {
+            Ok(Start::Wait { .. }) => wait_for_slot(config, &mut connection, health).await?,
+            Ok(start) => break (server, start),
+            // Frozen for a while, this reader may compare what a successor moved with what it read before.
+            Err(_) if progress::read(config).await? != record => {
+                return Err(publish::Error::Fenced.into());
+            }
+            Err(stop) => return Err(stop.into()),
         }
     };
     let options = found::options(config);

@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, raise};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
@@ -491,7 +492,12 @@ async fn child() {
     limits.slot_wait_ms = task["slot_wait_ms"].as_u64().unwrap_or(limits.slot_wait_ms);
     if let Some(point) = task["crash"]["point"].as_u64() {
         let hit = task["crash"]["hit"].as_u64().expect("a number") as u32;
-        crash::arm(crash::Point::ALL[point as usize], hit);
+        let act: fn() = match task["crash"]["act"].as_str().expect("a text") {
+            "freeze" => || raise(Signal::SIGSTOP).expect("it can be stopped"),
+            // No destructor runs and nothing is flushed.
+            _ => || std::process::abort(),
+        };
+        crash::arm(crash::Point::ALL[point as usize], hit, act);
     }
     let (again, follow) = watch::channel(registrations);
     let every = task["register_every_ms"].as_u64().map(Duration::from_millis);
@@ -789,7 +795,7 @@ impl World {
         self.start_child_with(serde_json::json!({}), std::process::Stdio::inherit())
     }
 
-    /// The same with further words for it: `crash` {`point`, `hit`}, `rows`, `slot_wait_ms`, `register_every_ms`.
+    /// The same with further words for it: `crash` {`point`, `hit`, `act`}, `rows`, `slot_wait_ms`, `register_every_ms`.
     pub(crate) fn start_child_with(&self, more: Value, log: std::process::Stdio) -> Child {
         let topics: Vec<_> = self.registrations.topics.values().collect();
         let Some(Host::Tcp { port, .. }) = self.config.postgres.hosts.iter().next() else {
@@ -810,7 +816,7 @@ impl World {
             .expect("a child")
     }
 
-    async fn confirmed(&self) -> Lsn {
+    pub(crate) async fn confirmed(&self) -> Lsn {
         let slot = self.config.pipeline.slot();
         let sql = format!(
             "SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = '{slot}'"

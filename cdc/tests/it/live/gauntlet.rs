@@ -2,7 +2,7 @@
 //! until another took over. Afterwards the verifier compares all that a consumer got with the tables.
 //!
 //! `make test` runs a short form, `make gauntlet-reader` the long one. How often is set by
-//! `TAILWATER_GAUNTLET=kills=300,hits=5,restarts=20,freezes=10`; `TAILWATER_TEST_SEED` replays.
+//! `TAILWATER_GAUNTLET=kills=300,hits=5,restarts=20,freezes=10,points=13`; `TAILWATER_TEST_SEED` replays.
 
 use std::fs::File;
 use std::os::unix::process::ExitStatusExt;
@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
 use tailwater_cdc::crash::Point;
@@ -75,6 +76,7 @@ async fn a_reader_that_dies_at_every_crash_point_delivers_the_ledger_once() {
             let (deaths_here, hit) = match point {
                 Point::PositionWritten | Point::CopyEnded => (1, 1),
                 Point::Fenced
+                | Point::ProgressRead
                 | Point::Announced
                 | Point::SlotMade
                 | Point::SnapshotKept
@@ -134,39 +136,73 @@ async fn a_reader_frozen_until_another_took_over_writes_nothing_more() {
     let server = own_server();
     let mut ground = Ground::new(World::prepare(|config| own(config, &server)).await).await;
     ground.first_start().await;
-    // It gives up soon when it finds the slot taken.
-    let words = json!({"rows": ROWS, "slot_wait_ms": 1_000});
-    let mut first = ground.child(words.clone());
+    let mut first = ground.child(brief());
     let mut codes = Vec::new();
     for _ in 0..freezes {
         sleep(Duration::from_millis(ground.random.random_range(500..3_000))).await;
         ground.check_running(&mut first, "before it is frozen");
         signal(&first, Signal::SIGSTOP);
-        let before = ground.seq().await;
-        let second = loop {
-            // The server lets go of the frozen one after its `wal_sender_timeout`.
-            let mut second = ground.child(words.clone());
-            let began = Instant::now();
-            while ground.seq().await <= before && second.try_wait().expect("ours").is_none() {
-                assert!(began.elapsed() < PATIENCE, "nobody takes over");
-                sleep(Duration::from_millis(100)).await;
-            }
-            match second.try_wait().expect("ours") {
-                None => break second,
-                Some(status) => assert_eq!(status.code(), Some(20), "{}", ground.log()),
-            }
-        };
-        signal(&first, Signal::SIGCONT);
-        let status = ground.wait(&mut first, PATIENCE).await.expect("it must give up");
-        let code = status.code();
-        assert!(matches!(code, Some(20 | 30)), "{status}: {}", ground.log());
-        codes.extend(code);
+        let second = ground.take_over().await;
+        codes.push(ground.thaw(&mut first).await);
         first = second;
     }
     println!("frozen readers gave up with {codes:?}");
     first.kill().expect("it can be killed");
     first.wait().expect("it is gone");
     ground.finish("freezes", freezes).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_frozen_between_two_steps_writes_nothing_more() {
+    // The first one compares, when it wakes up, what it knew with a slot that its successor has moved.
+    let mut points = vec![Point::ProgressRead];
+    let mut others: Vec<_> = Point::ALL.into_iter().filter(passed_by_every_session).collect();
+    let server = own_server();
+    let mut ground = Ground::new(World::prepare(|config| own(config, &server)).await).await;
+    ground.first_start().await;
+    // Nothing below is about copies.
+    let mut reader = ground.child(brief());
+    let before = ground.seq().await;
+    ground.wait_for_work(&mut reader, before).await;
+    others.shuffle(&mut ground.random);
+    points.extend(others);
+    points.truncate(often("points", 2) as usize);
+    for point in &points {
+        reader.kill().expect("it can be killed");
+        reader.wait().expect("it is gone");
+        let mut frozen = ground.child_at(*point, 1, "freeze", brief());
+        ground.wait_until_frozen(&mut frozen).await;
+        reader = ground.take_over().await;
+        let code = ground.thaw(&mut frozen).await;
+        println!("frozen at {point:?}, it gave up with {code}");
+        assert!(*point != Point::ProgressRead || code == 30, "{code}: {}", ground.log());
+    }
+    reader.kill().expect("it can be killed");
+    reader.wait().expect("it is gone");
+    ground.finish("frozen between steps", points.len() as u64).await;
+}
+
+/// Not those of a first start, of a copy, or the one that is always tried.
+fn passed_by_every_session(point: &Point) -> bool {
+    !matches!(
+        point,
+        Point::ProgressRead
+            | Point::Announced
+            | Point::SlotMade
+            | Point::SnapshotKept
+            | Point::PositionWritten
+            | Point::CopyBegun
+            | Point::RowsCopied
+            | Point::RangeCopied
+            | Point::TableCopied
+            | Point::CopyEnding
+            | Point::CopyEnded
+    )
+}
+
+/// For a reader that gives up soon when it finds the slot taken.
+fn brief() -> Value {
+    json!({"rows": ROWS, "slot_wait_ms": 1_000})
 }
 
 // ---- what they share ----
@@ -204,6 +240,59 @@ impl Ground {
         self.world.start_child_with(words, Stdio::from(log))
     }
 
+    /// A reader that does something at a point: it dies or freezes.
+    fn child_at(&self, point: Point, hit: u64, act: &str, mut words: Value) -> Child {
+        let number = Point::ALL.iter().position(|each| *each == point);
+        words["crash"] = json!({"point": number, "hit": hit, "act": act});
+        words["register_every_ms"] = 150.into();
+        self.child(words)
+    }
+
+    async fn wait_until_frozen(&self, child: &mut Child) {
+        let began = Instant::now();
+        loop {
+            self.check_running(child, "before it is frozen");
+            let path = format!("/proc/{}/stat", child.id());
+            let stat = std::fs::read_to_string(path).expect("it is not waited for");
+            // Behind the name, which stands in brackets: the state.
+            if stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T')) {
+                return;
+            }
+            assert!(began.elapsed() < PATIENCE, "seed {}: it does not freeze", self.seed);
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Starts readers until one works in place of a frozen one, and the slot has moved.
+    async fn take_over(&self) -> Child {
+        let (before, confirmed) = (self.seq().await, self.world.confirmed().await);
+        let began = Instant::now();
+        loop {
+            // The server lets go of the frozen one after its `wal_sender_timeout`.
+            let mut second = self.child(brief());
+            let status = loop {
+                if let Some(status) = second.try_wait().expect("ours") {
+                    break status;
+                }
+                if self.seq().await > before && self.world.confirmed().await > confirmed {
+                    return second;
+                }
+                assert!(began.elapsed() < PATIENCE, "seed {}: nobody takes over", self.seed);
+                sleep(Duration::from_millis(50)).await;
+            };
+            assert_eq!(status.code(), Some(20), "seed {}: {}", self.seed, self.log());
+        }
+    }
+
+    /// Lets a frozen reader go on, which has to notice that it is not the reader any more. Answers its exit code.
+    async fn thaw(&self, frozen: &mut Child) -> i32 {
+        signal(frozen, Signal::SIGCONT);
+        let status = self.wait(frozen, PATIENCE).await;
+        let status = status.unwrap_or_else(|| panic!("seed {}: it must give up", self.seed));
+        let code = status.code().filter(|code| matches!(code, 20 | 30));
+        code.unwrap_or_else(|| panic!("seed {}: {status}: {}", self.seed, self.log()))
+    }
+
     /// The end of what the readers had to say.
     fn log(&self) -> String {
         let text = std::fs::read_to_string(&self.log).unwrap_or_default();
@@ -239,10 +328,7 @@ impl Ground {
 
     /// Lets a reader die at a point; `false` when it does not come there.
     async fn die_at(&self, point: Point, hit: u64) -> bool {
-        let number = Point::ALL.iter().position(|each| *each == point);
-        let crash = json!({"point": number, "hit": hit});
-        let words = json!({"rows": ROWS, "crash": crash, "register_every_ms": 150});
-        let mut child = self.child(words);
+        let mut child = self.child_at(point, hit, "die", json!({"rows": ROWS}));
         let ended = self.wait(&mut child, Duration::from_secs(30)).await;
         let Some(status) = ended else {
             child.kill().expect("it can be killed");
