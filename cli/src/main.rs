@@ -14,6 +14,7 @@ mod declared; // catalog files
 mod output; // tables, plain lines, JSON
 mod offsets; // what Kafka knows of topics and consumer groups
 mod serve; // what long-running commands share
+mod sources; // which topics there are now
 mod workers; // the sinks of a process, as registered
 mod commands; // one file each
 

@@ -1,13 +1,14 @@
 //! What Kafka knows of topics and consumer groups.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use tailwater_sinks_worker::TopicPartition;
 use tailwater_topics_contract::TopicName;
 
 /// How long one answer may take.
@@ -66,6 +67,23 @@ pub(crate) fn committed(
         }
     };
     Ok((0..partitions as i32).map(offset).collect())
+}
+
+/// Sets what a group has committed, with this metadata. The group must have no members. Blocks.
+pub(crate) fn commit(
+    config: &ClientConfig,
+    group: &str,
+    offsets: &BTreeMap<TopicPartition, i64>,
+    metadata: &str,
+) -> anyhow::Result<()> {
+    let mut list = TopicPartitionList::new();
+    for (at, next) in offsets {
+        let mut element = list.add_partition(at.topic.as_str(), at.partition);
+        element.set_offset(Offset::Offset(*next))?;
+        element.set_metadata(metadata);
+    }
+    let committed = consumer(config, group)?.commit(&list, CommitMode::Sync);
+    committed.with_context(|| format!("the offsets of group `{group}` could not be set"))
 }
 
 /// Of the partitions of a topic, each with an offset: those that hold a record there or after it. Offsets alone

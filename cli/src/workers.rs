@@ -22,7 +22,9 @@ use tailwater_runtime::{Backoff, Classify, ErrorClass, Health};
 use tailwater_sinks_archive::{ArchiveSink, Store, StoreError};
 use tailwater_sinks_search::{Client, SearchSink};
 use tailwater_sinks_worker::{self as worker, WorkerConfig, WorkerError};
-use tailwater_topics_contract::{Registrations, SinkKind, SinkName, SinkRegistration};
+use tailwater_topics_contract::{
+    Generation, Registrations, SinkKind, SinkName, SinkRegistration, TopicName,
+};
 use tokio::sync::watch;
 use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -30,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use crate::output::causes;
 use crate::serve;
+use crate::sources::{self, TopicsNow};
 
 /// Which sinks a process runs.
 #[derive(Clone, Debug)]
@@ -72,9 +75,25 @@ impl fmt::Display for Unfinished {
 
 impl std::error::Error for Unfinished {}
 
+/// What a worker is given to do. It is told to end when anything of it changes.
+#[derive(Clone, Debug, PartialEq)]
+struct Work {
+    sink: SinkRegistration,
+    /// Of the topics it takes.
+    generations: BTreeMap<TopicName, Generation>,
+}
+
+impl Work {
+    fn of(name: &SinkName, registered: &Registrations) -> Option<Self> {
+        let sink = registered.work_of(name)?;
+        let generations = sources::generations(&sink.spec, registered);
+        Some(Self { sink, generations })
+    }
+}
+
 /// A sink that was given a worker.
 struct Running {
-    registration: SinkRegistration,
+    work: Work,
     stop: CancellationToken,
     /// `None` once it has ended.
     task: Option<Id>,
@@ -126,9 +145,9 @@ impl Workers {
             Wanted::Named(names) => names.clone(),
         };
         for name in names {
-            let work = registered.work_of(&name);
+            let work = Work::of(&name, registered);
             match (self.running.get(&name), work) {
-                (Some(running), Some(work)) if running.registration == work => {}
+                (Some(running), Some(work)) if running.work == work => {}
                 (Some(running), _) if running.task.is_some() => {
                     if !running.stop.is_cancelled() {
                         tracing::info!(sink = %name, "the registration changed; draining");
@@ -141,20 +160,20 @@ impl Workers {
         }
     }
 
-    fn start(&mut self, registration: SinkRegistration) {
-        let name = registration.spec.name.clone();
+    fn start(&mut self, work: Work) {
+        let name = work.sink.spec.name.clone();
         tracing::info!(sink = %name, "starting");
         self.health.forget(&part(&name));
         let stop = self.stop.child_token();
-        let worker = work(
+        let worker = carry_out(
             self.config.clone(),
-            registration.clone(),
+            work.clone(),
             self.instance.clone(),
             stop.clone(),
             self.health.clone(),
         );
         let task = Some(self.tasks.spawn(worker).id());
-        self.running.insert(name, Running { registration, stop, task });
+        self.running.insert(name, Running { work, stop, task });
     }
 
     /// Nothing is to be done for a sink: because it is paused, or because it is not registered (yet).
@@ -214,19 +233,18 @@ fn part(sink: &SinkName) -> String {
 }
 
 /// Runs workers for one form of the registration, a new one whenever only that can help.
-async fn work(
+async fn carry_out(
     config: Config,
-    registration: SinkRegistration,
+    work: Work,
     instance: Option<String>,
     stop: CancellationToken,
     health: Health,
 ) -> anyhow::Result<()> {
-    let name = registration.spec.name.clone();
+    let name = work.sink.spec.name.clone();
     let mut waits = Backoff::new(REPLACE.0, REPLACE.1, StdRng::from_os_rng());
     loop {
         let began = Instant::now();
-        let ended =
-            work_once(&config, &registration, instance.clone(), stop.clone(), health.clone()).await;
+        let ended = work_once(&config, &work, instance.clone(), stop.clone(), health.clone()).await;
         let Err(error) = &ended else { return ended };
         let mended = error.downcast_ref().is_some_and(WorkerError::is_mended_by_a_new_client);
         if !mended || stop.is_cancelled() {
@@ -249,14 +267,14 @@ async fn work(
 /// Runs a worker for one form of the registration.
 async fn work_once(
     config: &Config,
-    registration: &SinkRegistration,
+    Work { sink, generations }: &Work,
     instance: Option<String>,
     stop: CancellationToken,
     health: Health,
 ) -> anyhow::Result<()> {
     let brokers = config.kafka.brokers.clone();
-    let SinkRegistration { spec, origins, .. } = registration.clone();
-    let mut worker = WorkerConfig::new(config.pipeline.clone(), registration.clone(), brokers);
+    let SinkRegistration { spec, origins, .. } = sink.clone();
+    let mut worker = WorkerConfig::new(config.pipeline.clone(), sink.clone(), brokers);
     worker.properties = config.kafka.properties.clone().into_iter().collect();
     worker.budget_bytes = config.sinks.memory as usize;
     worker.instance_id = instance;
@@ -277,7 +295,8 @@ async fn work_once(
             let opensearch =
                 opensearch.context("there is no `opensearch` section in the configuration")?;
             let client = Client::new(opensearch)?;
-            let sink = SearchSink::new(client, config.pipeline.clone(), spec);
+            let topics = TopicsNow::new(config, generations.clone())?;
+            let sink = SearchSink::new(client, config.pipeline.clone(), spec, topics);
             worker::run(worker, sink, stop, health).await?;
         }
     }

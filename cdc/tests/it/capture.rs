@@ -5,7 +5,7 @@ use serde_json::{Value as Json, json};
 use tailwater_cdc::batch::Batch;
 use tailwater_cdc::capture::{Capture, Error, Resume, SourceName, Step};
 use tailwater_topics_contract::{
-    From, Lsn, Position, Registrations, Seq, Standing, TopicRegistration, TopicSpec,
+    From, Generation, Lsn, Position, Registrations, Seq, Standing, TopicRegistration, TopicSpec,
 };
 
 use crate::wire::{self, Value, row, text};
@@ -525,6 +525,7 @@ fn registrations() -> Registrations {
             declared_at: None,
         },
         key_columns: key.iter().map(|column| (*column).to_owned()).collect(),
+        generation: Generation::default(),
         standing: Standing::Active,
         reread: None,
     };

@@ -37,7 +37,8 @@ use tailwater_config::{KafkaConfig, PostgresConfig};
 use tailwater_postgres::{Client, from_url};
 use tailwater_runtime::{Health, Secret, clock};
 use tailwater_topics_contract::{
-    From as Origin, Lsn, Registrations, Standing, TopicName, TopicRegistration, TopicSpec,
+    From as Origin, Generation, Lsn, Registrations, Standing, TopicName, TopicRegistration,
+    TopicSpec,
 };
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -626,7 +627,16 @@ pub(crate) fn registration(
         declared_at: None,
     };
     let key_columns = key.iter().map(|column| (*column).to_owned()).collect();
-    (name, TopicRegistration { spec, key_columns, standing: Standing::Active, reread: None })
+    (
+        name,
+        TopicRegistration {
+            spec,
+            key_columns,
+            generation: Generation::default(),
+            standing: Standing::Active,
+            reread: None,
+        },
+    )
 }
 
 impl World {

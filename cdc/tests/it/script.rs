@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 use tailwater_cdc::publish::memory::Stored;
 use tailwater_topics_contract::{
-    From, Lsn, Registrations, Standing, TableName, TopicName, TopicRegistration, TopicSpec,
+    From, Generation, Lsn, Registrations, Standing, TableName, TopicName, TopicRegistration,
+    TopicSpec,
 };
 
 use crate::wire;
@@ -114,6 +115,7 @@ pub(crate) fn registrations() -> Registrations {
     let topic = TopicRegistration {
         spec,
         key_columns: vec!["id".to_owned()],
+        generation: Generation::default(),
         standing: Standing::Active,
         reread: None,
     };

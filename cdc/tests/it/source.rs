@@ -17,7 +17,8 @@ use tailwater_cdc::stream::{
 use tailwater_config::PostgresConfig;
 use tailwater_runtime::Secret;
 use tailwater_topics_contract::{
-    From as Origin, Lsn, Registrations, Seq, Standing, TopicRegistration, TopicSpec, Values,
+    From as Origin, Generation, Lsn, Registrations, Seq, Standing, TopicRegistration, TopicSpec,
+    Values,
 };
 use tokio_postgres::Client;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -122,8 +123,13 @@ impl Source {
         };
         touch(&mut spec);
         let key_columns = key.iter().map(|column| (*column).to_owned()).collect();
-        let topic =
-            TopicRegistration { spec, key_columns, standing: Standing::Active, reread: None };
+        let topic = TopicRegistration {
+            spec,
+            key_columns,
+            generation: Generation::default(),
+            standing: Standing::Active,
+            reread: None,
+        };
         self.registrations.topics.insert(topic.spec.name.clone(), topic);
     }
 

@@ -16,6 +16,7 @@ use tailwater_topics_registry::{registrations, removal};
 
 use crate::commands::apply::Refused;
 use crate::config::Config;
+use crate::sources::{self, TopicsNow};
 use crate::{Context, offsets, output};
 
 /// Look at records that a sink could not take, give them to it again, or give them up
@@ -305,8 +306,10 @@ async fn replay(cx: &Context, config: &Config, args: &ReplayArgs) -> anyhow::Res
     let opensearch = config.opensearch.clone();
     let opensearch = opensearch.context("there is no `opensearch` section in the configuration")?;
     let client = Client::new(opensearch)?;
-    let search = Arc::new(SearchSink::new(client, config.pipeline.clone(), spec));
     let kafka = config.kafka_client();
+    let registrations = registrations::load(&kafka, &config.pipeline).await?;
+    let topics = TopicsNow::new(config, sources::generations(&sink.spec, &registrations))?;
+    let search = Arc::new(SearchSink::new(client, config.pipeline.clone(), spec, topics));
     let replayed = dead_letter::replay(
         &kafka,
         &config.pipeline,

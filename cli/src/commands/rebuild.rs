@@ -9,6 +9,8 @@
 //!   from the pause until its workers have started again: some seconds, in which records wait in Kafka.
 //! * Killed anywhere, it is run again and goes on. What it filled stands in the index; whether the alias was swapped
 //!   stands in the alias; a sink that it left paused is resumed. `sinks::succession` says why the seam has no hole.
+//! * An index remembers which topics it was filled from. When a topic was deleted and made again since, the group's
+//!   offsets in it mean nothing any more; before the swap they are set to where the new index is filled.
 //! * A rollback is the same with the previous index as the one to fill.
 
 mod fill;
@@ -21,18 +23,20 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail, ensure};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use tailwater_sinks_search::index::{self, Index, State};
+use tailwater_sinks_search::source::{self, Relation};
 use tailwater_sinks_search::succession::{self, Beside, Filled};
-use tailwater_sinks_search::{Client, SearchSink};
+use tailwater_sinks_search::{Client, SearchSink, Source, Sources as _};
 use tailwater_sinks_worker::TopicPartition;
 use tailwater_topics_contract::{
     Catalog, Registration, Registrations, SearchSpec, SinkKind, SinkName, SinkRegistration,
-    Standing,
+    Standing, TopicName,
 };
 use tailwater_topics_registry::{Change, Registry, registrations, removal};
 
 use self::fill::Filler;
 use crate::commands::apply::Refused;
 use crate::config::Config;
+use crate::sources::{self, TopicsNow};
 use crate::{Context, declared, offsets};
 
 /// How long the group may take to be without members once its sink is paused.
@@ -72,6 +76,8 @@ struct Rebuild {
     sink: SinkRegistration,
     /// As the new index is declared.
     spec: SearchSpec,
+    /// The topics that the sink takes, as they are now.
+    sources: Vec<Source>,
 }
 
 pub(crate) async fn run(cx: &Context, args: Args) -> anyhow::Result<ExitCode> {
@@ -87,13 +93,19 @@ pub(crate) async fn run(cx: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let target = if rebuild.args.rollback {
         let previous = succession::previous_alias(&rebuild.spec.alias);
         let found = succession::beside(&rebuild.client, &previous).await?;
-        let found =
+        let mut found =
             found.with_context(|| format!("there is no `{previous}`, so nothing to go back to"))?;
+        for now in &rebuild.sources {
+            succession::fill_from(&rebuild.client, &previous, &mut found.index, now).await?;
+        }
         rebuild.spec.mapping = found.mapping.clone();
         found
     } else {
         let pipeline = &rebuild.config.pipeline;
-        succession::begin(&rebuild.client, pipeline, &rebuild.spec, &current).await?
+        let (client, spec) = (&rebuild.client, &rebuild.spec);
+        succession::begin(client, pipeline, spec, &current, &rebuild.sources).await.with_context(
+            || "the index that was begun cannot be gone on with; --abandon deletes it".to_owned(),
+        )?
     };
     rebuild.replace(&current, target).await
 }
@@ -118,7 +130,10 @@ impl Rebuild {
         let opensearch =
             opensearch.context("there is no `opensearch` section in the configuration")?;
         let client = Client::new(opensearch)?;
-        Ok(Self { config, args, client, registrations, sink, spec })
+        let topics = TopicsNow::new(&config, sources::generations(&sink.spec, &registrations))?;
+        let asked = sink.spec.topics.iter().map(|topic| topics.source(topic));
+        let sources = futures::future::try_join_all(asked).await?;
+        Ok(Self { config, args, client, registrations, sink, spec, sources })
     }
 
     /// The index in use, which was made as the sink is registered; nothing when it was made as it is to be: then only
@@ -187,11 +202,15 @@ impl Rebuild {
         self.until_drained().await?;
         filler.catch_up().await?;
         self.check_refused(&filler)?;
-        let (filled, left) = (filler.filled(), self.committed().await?);
+        let (filled, mut left) = (filler.filled(), self.committed().await?);
+        // Offsets of a topic that is gone say nothing of the one there is.
+        let made_again = self.made_again(current);
+        left.retain(|at, _| !made_again.contains(&&at.topic));
         ensure!(
             left.iter().all(|(at, next)| filled.get(at).is_some_and(|filled| filled >= next)),
             "a worker has written beyond what the topic held; nothing was swapped, run this again"
         );
+        self.commit(&filled, &made_again, &target.index).await?;
         succession::swap(&self.client, &self.spec.alias, current, &target, &filled, &left).await?;
         self.stand(Standing::Active, Some(&self.spec)).await?;
         println!(
@@ -207,7 +226,9 @@ impl Rebuild {
 
     fn filler(&self, target: &Beside) -> anyhow::Result<Filler> {
         let pipeline = self.config.pipeline.clone();
-        let sink = SearchSink::new(self.client.clone(), pipeline, self.spec.clone());
+        let generations = sources::generations(&self.sink.spec, &self.registrations);
+        let topics = TopicsNow::new(&self.config, generations)?;
+        let sink = SearchSink::new(self.client.clone(), pipeline, self.spec.clone(), topics);
         Filler::new(
             &self.config,
             &self.registrations,
@@ -291,6 +312,35 @@ impl Rebuild {
             }
         }
         Ok(filled)
+    }
+
+    /// The topics that are others of their name than those the index in use was filled from.
+    fn made_again(&self, current: &Index) -> Vec<&TopicName> {
+        let is_other =
+            |now: &&Source| matches!(source::relation(current.sources(), now), Relation::Other(_));
+        self.sources.iter().filter(is_other).map(|now| &now.topic).collect()
+    }
+
+    /// Sets the group to where the new index is filled from these topics. Before the swap: the workers do not run, and
+    /// killed here, one that is started all the same finds the old index and stops.
+    async fn commit(
+        &self,
+        filled: &Filled,
+        topics: &[&TopicName],
+        index: &Index,
+    ) -> anyhow::Result<()> {
+        let offsets: Filled = filled
+            .iter()
+            .filter(|(at, _)| topics.contains(&&at.topic))
+            .map(|(at, next)| (at.clone(), *next))
+            .collect();
+        if offsets.is_empty() {
+            return Ok(());
+        }
+        eprintln!("{} partitions go on where the new index is filled", offsets.len());
+        let group = self.config.pipeline.consumer_group(&self.args.sink);
+        let (kafka, metadata) = (self.config.kafka_client(), index.to_string());
+        offsets::blocking(move || offsets::commit(&kafka, &group, &offsets, &metadata)).await
     }
 
     /// Keeps what was replaced up to date for a while.

@@ -17,8 +17,8 @@ use tailwater_lake::Archive;
 use tailwater_runtime::Health;
 use tailwater_sinks_worker::SourceRecord;
 use tailwater_topics_contract::{
-    ArchiveSpec, From as Source, Origin, Registration, Registrations, SegmentSpec, SinkKind,
-    SinkRegistration, SinkSpec, Standing, TopicName, TopicRegistration, TopicSpec,
+    ArchiveSpec, From as Source, Generation, Origin, Registration, Registrations, SegmentSpec,
+    SinkKind, SinkRegistration, SinkSpec, Standing, TopicName, TopicRegistration, TopicSpec,
 };
 use tokio::sync::watch;
 use tokio_postgres::{Client, SimpleQueryMessage};
@@ -118,7 +118,13 @@ impl World {
             let key_columns = key.iter().map(|column| (*column).to_owned()).collect();
             (
                 topic,
-                TopicRegistration { spec, key_columns, standing: Standing::Active, reread: None },
+                TopicRegistration {
+                    spec,
+                    key_columns,
+                    generation: Generation::default(),
+                    standing: Standing::Active,
+                    reread: None,
+                },
             )
         };
         let mut registered = BTreeMap::new();

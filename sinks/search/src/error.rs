@@ -107,6 +107,19 @@ pub enum Error {
         /// In what it differs.
         difference: String,
     },
+    /// The index was filled from another topic of the same name.
+    #[error(
+        "the index `{index}` behind `{alias}` was filled from another topic: {difference}; deletions between the \
+         two are in neither, so nothing was written: let `tailwater sinks rebuild NAME` fill a new index"
+    )]
+    OtherSource {
+        /// The alias.
+        alias: String,
+        /// The index found.
+        index: String,
+        /// Which topic filled it, and which there is.
+        difference: String,
+    },
     /// The declared mapping is not an index body.
     #[error("the mapping of `{alias}` cannot be used: {problem}")]
     Mapping {
@@ -161,6 +174,7 @@ impl Classify for Error {
             | Self::Unexpected { .. }
             | Self::NoIndex { .. }
             | Self::OtherIndex { .. }
+            | Self::OtherSource { .. }
             | Self::Mapping { .. }
             | Self::Storm { .. }
             | Self::Truncated { .. } => ErrorClass::Definite,

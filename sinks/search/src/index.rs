@@ -1,5 +1,5 @@
 //! ```text
-//!  alias products ──is_write_index──▶ products-v1   _meta.tailwater: pipeline, alias, declared
+//!  alias products ──is_write_index──▶ products-v1   _meta.tailwater: pipeline, alias, declared, sources
 //! ```
 //! * Index and alias are made by one request, so there is never one without the other.
 //! * `_meta` keeps the declaration the index was made from. Comparing with it is exact, where comparing
@@ -12,6 +12,7 @@ use tailwater_topics_contract::{PipelineName, SearchSpec};
 
 use crate::client::Client;
 use crate::error::Error;
+use crate::source::{self, Source};
 use crate::succession::{self, Filled};
 
 /// How long the index remembers the version of a deleted document. It must outlast every request of a
@@ -36,11 +37,20 @@ pub struct Index {
     pub uuid: String,
     /// Up to where it was filled before it was put in place.
     pub(crate) filled: Filled,
+    /// The topics it was filled from, as it remembers them.
+    pub(crate) sources: Vec<Source>,
 }
 
 impl Index {
-    pub(crate) fn new(name: String, uuid: String) -> Self {
-        Self { name, uuid, filled: Filled::new() }
+    /// With what its `_meta.tailwater` says.
+    pub(crate) fn read(name: String, uuid: String, tailwater: &Value) -> Self {
+        let (filled, sources) = (succession::read(tailwater), source::read(tailwater));
+        Self { name, uuid, filled, sources }
+    }
+
+    /// The topics it was filled from, as it remembers them.
+    pub fn sources(&self) -> &[Source] {
+        &self.sources
     }
 }
 
@@ -89,8 +99,8 @@ pub async fn inspect(
     match difference(&found["mappings"]["_meta"]["tailwater"], pipeline, spec) {
         None => {
             let uuid = found["settings"]["index"]["uuid"].as_str().unwrap_or_default().to_owned();
-            let filled = succession::read(&found["mappings"]["_meta"]["tailwater"]);
-            Ok(State::Ready(Index { name: index, uuid, filled }))
+            let tailwater = &found["mappings"]["_meta"]["tailwater"];
+            Ok(State::Ready(Index::read(index, uuid, tailwater)))
         }
         Some(difference) => Err(Error::OtherIndex { alias: alias.to_owned(), index, difference }),
     }

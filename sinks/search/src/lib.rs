@@ -27,6 +27,8 @@ mod batch;
 pub mod client;
 /// The index behind the alias: made, and looked at before anything is written.
 pub mod index;
+/// Which topic an index is filled from.
+pub mod source;
 /// An index beside the one in use: filled, then put in its place.
 pub mod succession;
 /// Every document of an index.
@@ -41,3 +43,4 @@ pub mod metrics;
 pub use client::Client;
 pub use error::Error;
 pub use sink::{Patience, SearchSink, SearchWriter};
+pub use source::{Source, Sources};

@@ -34,7 +34,8 @@ use crate::document::{self, Wish};
 use crate::error::Error;
 use crate::index::{self, Index, State};
 use crate::metrics::{BULK_BYTES, BULK_SECONDS, DOCUMENTS, SKIPPED};
-use crate::succession::Beside;
+use crate::source::{Source, Sources};
+use crate::succession::{self, Beside};
 
 /// From so many refusals on, when they are more than half of all answers, the mapping is to blame.
 const STORM_REFUSALS: usize = 100;
@@ -62,6 +63,7 @@ pub struct SearchSink {
     client: Client,
     pipeline: PipelineName,
     spec: Arc<SearchSpec>,
+    sources: Arc<dyn Sources>,
     patience: Patience,
     /// The index once it was found right, so that not every partition has to ask.
     found: Mutex<Option<Index>>,
@@ -69,10 +71,15 @@ pub struct SearchSink {
 
 impl SearchSink {
     /// Does not connect yet; the first `open` looks at the index.
-    pub fn new(client: Client, pipeline: PipelineName, spec: SearchSpec) -> Self {
+    pub fn new(
+        client: Client,
+        pipeline: PipelineName,
+        spec: SearchSpec,
+        sources: impl Sources,
+    ) -> Self {
         tailwater_runtime::describe(crate::metrics::ALL);
-        let (spec, found) = (Arc::new(spec), Mutex::new(None));
-        Self { client, pipeline, spec, patience: Patience::default(), found }
+        let (spec, sources, found) = (Arc::new(spec), Arc::new(sources), Mutex::new(None));
+        Self { client, pipeline, spec, sources, patience: Patience::default(), found }
     }
 
     /// With other waits than the default ones.
@@ -85,6 +92,7 @@ impl SearchSink {
     async fn index(
         &self,
         partition: &TopicPartition,
+        source: &Source,
         committed: Option<&Committed>,
     ) -> Result<Index, Error> {
         let missing = |reason: String| Error::NoIndex {
@@ -93,7 +101,7 @@ impl SearchSink {
             reason,
         };
         let mut found = self.found.lock().await;
-        let index = match (&*found, committed) {
+        let mut index = match (&*found, committed) {
             (Some(index), _) => index.clone(),
             (None, None) => index::ensure(&self.client, &self.pipeline, &self.spec).await?,
             (None, Some(_)) => {
@@ -106,20 +114,19 @@ impl SearchSink {
                 }
             }
         };
-        *found = Some(index.clone());
-        match committed {
-            // Nothing is remembered of an offset that a person committed.
-            Some(Committed { metadata, offset })
-                if !metadata.is_empty()
-                    && *metadata != index.to_string()
-                    && index.filled.get(partition).is_none_or(|filled| filled < offset) =>
-            {
-                Err(missing(format!(
-                    "documents before offset {offset} went to `{metadata}`, and now there is `{index}`"
-                )))
-            }
-            _ => Ok(index),
+        // Nothing is remembered of an offset that a person committed.
+        if let Some(Committed { metadata, offset }) = committed
+            && !metadata.is_empty()
+            && *metadata != index.to_string()
+            && index.filled.get(partition).is_none_or(|filled| filled < offset)
+        {
+            return Err(missing(format!(
+                "documents before offset {offset} went to `{metadata}`, and now there is `{index}`"
+            )));
         }
+        succession::fill_from(&self.client, &self.spec.alias, &mut index, source).await?;
+        *found = Some(index.clone());
+        Ok(index)
     }
 }
 
@@ -132,7 +139,8 @@ impl Sink for SearchSink {
         partition: &TopicPartition,
         committed: Option<&Committed>,
     ) -> Result<(SearchWriter, i64), SinkError> {
-        let index = self.index(partition, committed).await?;
+        let source = self.sources.source(&partition.topic).await?;
+        let index = self.index(partition, &source, committed).await?;
         let writer = self.writer(partition, Arc::clone(&self.spec), &index);
         Ok((writer, committed.map_or(0, |committed| committed.offset)))
     }

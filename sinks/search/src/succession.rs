@@ -13,6 +13,7 @@
 //!   document can be missing from it only if its record lies at or above the offset, and that record the worker is
 //!   about to write. What another index got beyond the mark is seen as such, and the worker stops rather than serve a
 //!   hole.
+//! * Which topics an index is filled from stands in it, too ([`source`]): marks are offsets of these.
 //! * Nobody but the one who fills writes to an index before it is put in place, each partition in its order. So a
 //!   document that was deleted cannot come back, whatever OpenSearch forgets about deletions.
 
@@ -27,6 +28,7 @@ use tailwater_topics_contract::{PipelineName, SearchSpec, TopicName};
 use crate::client::Client;
 use crate::error::Error;
 use crate::index::{self, Index};
+use crate::source::{self, Relation, Source};
 
 /// The next offset of each partition: everything below is in the index.
 pub type Filled = BTreeMap<TopicPartition, i64>;
@@ -55,17 +57,22 @@ fn write(filled: &Filled) -> Value {
     json!(filled.iter().map(mark).collect::<Vec<_>>())
 }
 
-/// An index that is not in use, and how far it is filled.
+/// An index that is not in use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Beside {
     /// The index.
     pub index: Index,
     /// The alias through which alone it is written to.
     pub alias: String,
-    /// Up to where it was filled when that was last noted.
-    pub filled: Filled,
     /// The mapping it was made with.
     pub mapping: Value,
+}
+
+impl Beside {
+    /// Up to where it was filled when that was last noted.
+    pub fn filled(&self) -> &Filled {
+        &self.index.filled
+    }
 }
 
 /// The alias of an index that is being filled.
@@ -78,20 +85,27 @@ pub fn previous_alias(alias: &str) -> String {
     format!("{alias}-previous")
 }
 
-/// The index to fill: the one that was begun, or a new one of the next number. Its mapping is that of `spec`.
+/// The index to fill: the one that was begun, or a new one of the next number. Its mapping is that of `spec`, and it is
+/// filled from these topics.
 ///
 /// # Errors
-/// One was begun with another mapping, the mapping is none, or the cluster cannot be asked.
+/// One was begun with another mapping or from other topics, the mapping is none, or the cluster cannot be asked.
 pub async fn begin(
     client: &Client,
     pipeline: &PipelineName,
     spec: &SearchSpec,
     current: &Index,
+    sources: &[Source],
 ) -> Result<Beside, Error> {
-    if let Some(begun) = beside(client, &next_alias(&spec.alias)).await? {
+    if let Some(mut begun) = beside(client, &next_alias(&spec.alias)).await? {
         let tailwater = meta(client, &begun.index.name).await?.1;
         return match index::difference(&tailwater, pipeline, spec) {
-            None => Ok(begun),
+            None => {
+                for now in sources {
+                    fill_from(client, &begun.alias, &mut begun.index, now).await?;
+                }
+                Ok(begun)
+            }
             Some(difference) => {
                 Err(Error::OtherIndex { alias: begun.alias, index: begun.index.name, difference })
             }
@@ -99,6 +113,7 @@ pub async fn begin(
     }
     let alias = next_alias(&spec.alias);
     let mut body = index::index_body(pipeline, spec)?;
+    body["mappings"]["_meta"]["tailwater"]["sources"] = source::write(sources);
     body["aliases"] = json!({ alias.as_str(): { "is_write_index": true } });
     let mut number = number_of(&current.name, &spec.alias) + 1;
     loop {
@@ -125,10 +140,10 @@ pub async fn beside(client: &Client, alias: &str) -> Result<Option<Beside>, Erro
     let behind = index::behind_alias(client, alias).await?.unwrap_or_default();
     let Some(name) = index::write_index(&behind, alias) else { return Ok(None) };
     let (uuid, tailwater) = meta(client, &name).await?;
-    let filled = read(&tailwater);
     let declared = tailwater["declared"].as_str().unwrap_or_default();
     let mapping = serde_json::from_str(declared).unwrap_or_default();
-    Ok(Some(Beside { index: Index::new(name, uuid), alias: alias.to_owned(), filled, mapping }))
+    let index = Index::read(name, uuid, &tailwater);
+    Ok(Some(Beside { index, alias: alias.to_owned(), mapping }))
 }
 
 /// Notes in an index up to where it is filled.
@@ -136,8 +151,54 @@ pub async fn beside(client: &Client, alias: &str) -> Result<Option<Beside>, Erro
 /// # Errors
 /// When the cluster cannot be asked.
 pub async fn note(client: &Client, index: &str, filled: &Filled) -> Result<(), Error> {
+    change(client, index, |tailwater| tailwater["filled"] = write(filled)).await
+}
+
+/// Makes sure that an index may be filled from a topic, and remembers it.
+///
+/// # Errors
+/// It was filled from another topic of that name, or the cluster cannot be asked.
+pub async fn fill_from(
+    client: &Client,
+    alias: &str,
+    index: &mut Index,
+    now: &Source,
+) -> Result<(), Error> {
+    match source::relation(&index.sources, now) {
+        Relation::Same => Ok(()),
+        Relation::Other(difference) => Err(Error::OtherSource {
+            alias: alias.to_owned(),
+            index: index.name.clone(),
+            difference,
+        }),
+        Relation::Unknown => {
+            let name = index.name.as_str();
+            let id = now.id.as_ref().map(ToString::to_string);
+            let remember = |tailwater: &mut Value| {
+                let mut sources = source::read(tailwater);
+                sources.retain(|other| other.topic != now.topic);
+                sources.push(now.clone());
+                tailwater["sources"] = source::write(&sources);
+            };
+            change(client, name, remember).await?;
+            tracing::info!(
+                index = name, topic = %now.topic, id, generation = %now.generation,
+                "from now on the index remembers which topic it is filled from"
+            );
+            index.sources.push(now.clone());
+            Ok(())
+        }
+    }
+}
+
+/// Changes an index's `_meta.tailwater`.
+async fn change(
+    client: &Client,
+    index: &str,
+    change: impl FnOnce(&mut Value),
+) -> Result<(), Error> {
     let mut meta = whole_meta(client, index).await?.1;
-    meta["tailwater"]["filled"] = write(filled);
+    change(&mut meta["tailwater"]);
     // `_meta` is replaced as a whole, the user's own parts of it too.
     let body = json!({ "_meta": meta });
     match client.call(Method::PUT, &[index, "_mapping"], Some(&body)).await? {

@@ -11,7 +11,7 @@
 //! * An offset is committed only when everything below it is stored, superseded or set aside; only [`worker`] commits.
 //! * A partition that cannot go on stops alone, and readiness says which and why.
 //! * What Kafka remembers is a hint: the sink says where a partition goes on.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 /// The contract between the worker and a sink.
 mod sink;
@@ -31,6 +31,8 @@ mod assignment;
 mod consumer;
 /// Records into a writer without a group.
 pub mod feed;
+/// Which topic it is that has a name.
+pub mod topic_id;
 /// The whole, from joining the group to leaving it.
 pub mod worker;
 /// What can go wrong.

@@ -215,7 +215,8 @@ fn at(declared_at: Option<&Place>) -> String {
 mod tests {
     use super::*;
     use crate::{
-        Registration, Registrations, SinkRegistration, Standing, TableName, TopicRegistration,
+        Generation, Registration, Registrations, SinkRegistration, Standing, TableName,
+        TopicRegistration,
     };
 
     const GOOD: &str = "\
@@ -284,6 +285,7 @@ search: { alias: stock, mapping: m.json }
             written.push(Registration::Topic(TopicRegistration {
                 spec,
                 key_columns: vec!["id".into()],
+                generation: Generation::default(),
                 standing: Standing::Active,
                 reread: None,
             }));

@@ -32,7 +32,8 @@ pub use mask::{Mask, NotAMask};
 pub use name::{PipelineName, SinkName, TableName, TopicName};
 pub use position::{NotAPosition, Position};
 pub use registration::{
-    Origin, Registration, Registrations, Reread, SinkRegistration, Standing, TopicRegistration,
+    Generation, Origin, Registration, Registrations, Reread, SinkRegistration, Standing,
+    TopicRegistration,
 };
 pub use seq::Seq;
 pub use spec::{

@@ -50,6 +50,38 @@ impl fmt::Display for Standing {
     }
 }
 
+/// How often a topic of this name was begun: one more whenever it is registered after it was removed, or created anew
+/// because it had vanished from Kafka. What was filled from one generation is not gone on with from another: rows that
+/// were deleted in between have a record in neither.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Generation(u32);
+
+impl Generation {
+    /// The one after it.
+    pub fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "the signature serde asks for")]
+    fn is_first(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl Default for Generation {
+    /// The first.
+    fn default() -> Self {
+        Self(1)
+    }
+}
+
+impl fmt::Display for Generation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// A topic that the reader writes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TopicRegistration {
@@ -58,6 +90,9 @@ pub struct TopicRegistration {
     /// Columns that make the record key: the declared ones, else the table's replica identity at registration.
     /// Empty for outbox topics, whose key is a column of the outbox row.
     pub key_columns: Vec<String>,
+    /// Which topic of this name it is.
+    #[serde(default, skip_serializing_if = "Generation::is_first")]
+    pub generation: Generation,
     /// What was decided about it.
     #[serde(default, skip_serializing_if = "Standing::is_active")]
     pub standing: Standing,
@@ -163,6 +198,11 @@ impl Registrations {
         self.topics.values().filter(|topic| topic.standing != Standing::Removed)
     }
 
+    /// Which topic of its name a topic is; the first if it is not registered.
+    pub fn generation(&self, name: &TopicName) -> Generation {
+        self.topics.get(name).map(|topic| topic.generation).unwrap_or_default()
+    }
+
     /// The sinks that stand, running or paused: all that were not removed.
     pub fn standing_sinks(&self) -> impl Iterator<Item = &SinkRegistration> {
         self.sinks.values().filter(|sink| sink.standing != Standing::Removed)
@@ -246,7 +286,14 @@ mod tests {
             mask: BTreeMap::new(),
             declared_at: None,
         };
-        TopicRegistration { spec, key_columns: vec!["id".into()], standing, reread: None }
+        let key_columns = vec!["id".into()];
+        TopicRegistration {
+            spec,
+            key_columns,
+            generation: Generation::default(),
+            standing,
+            reread: None,
+        }
     }
 
     fn registered(topics: &[(&str, Standing)], standing: Standing) -> Registrations {

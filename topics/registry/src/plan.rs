@@ -18,8 +18,8 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 
 use tailwater_topics_contract::{
-    Catalog, From, Mask, PipelineName, SinkKind, SinkName, SinkRegistration, SinkSpec, Standing,
-    TableName, TopicName, TopicRegistration, TopicSpec, Values,
+    Catalog, From, Generation, Mask, PipelineName, SinkKind, SinkName, SinkRegistration, SinkSpec,
+    Standing, TableName, TopicName, TopicRegistration, TopicSpec, Values,
 };
 
 use crate::change::{Change, NewTopic, Setting, source};
@@ -182,7 +182,9 @@ impl Planner<'_> {
         let standing = stored.map(|stored| stored.standing).unwrap_or_default();
         let spec_stored = undeclared(spec.clone());
         let reread = stored.and_then(|stored| stored.reread.clone());
-        let registration = TopicRegistration { spec: spec_stored, key_columns, standing, reread };
+        let generation = self.generation(&spec.name);
+        let registration =
+            TopicRegistration { spec: spec_stored, key_columns, generation, standing, reread };
         match stored {
             Some(stored) if *stored == registration => {}
             Some(stored) if stored.spec.from != spec.from => {
@@ -206,6 +208,16 @@ impl Planner<'_> {
             }
             _ => self.registered_topics.push(Change::RegisterTopic(registration)),
         }
+    }
+
+    /// Which topic of its name it is once the plan is done.
+    fn generation(&self, name: &TopicName) -> Generation {
+        let Some(stored) = self.world.registrations.topics.get(name) else {
+            return Generation::default();
+        };
+        let is_begun_anew =
+            stored.standing == Standing::Removed || !self.world.topics.contains_key(name);
+        if is_begun_anew { stored.generation.next() } else { stored.generation }
     }
 
     /// The reader stops at an event whose aggregate type no topic takes, so one that is there already is a warning.

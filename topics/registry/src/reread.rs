@@ -56,7 +56,7 @@ fn unknown(name: &TableName, registered: &Registrations) -> Refusal {
 mod tests {
     use std::collections::BTreeMap;
 
-    use tailwater_topics_contract::{Standing, TopicSpec, Values};
+    use tailwater_topics_contract::{Generation, Standing, TopicSpec, Values};
 
     use super::*;
 
@@ -76,7 +76,16 @@ mod tests {
             };
             let key_columns = vec!["id".to_owned()];
             let standing = Standing::Active;
-            (spec.name.clone(), TopicRegistration { spec, key_columns, standing, reread: None })
+            (
+                spec.name.clone(),
+                TopicRegistration {
+                    spec,
+                    key_columns,
+                    generation: Generation::default(),
+                    standing,
+                    reread: None,
+                },
+            )
         };
         let outbox = From::Outbox {
             aggregate: "a".to_owned(),

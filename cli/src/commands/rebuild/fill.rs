@@ -88,7 +88,7 @@ impl Filler {
         let mut feeders = BTreeMap::new();
         for origin in &registration.origins {
             let at = TopicPartition { topic: origin.topic.clone(), partition: origin.partition };
-            let next = target.filled.get(&at).copied().unwrap_or(origin.offset);
+            let next = target.filled().get(&at).copied().unwrap_or(origin.offset);
             let writer = sink.writer_beside(&at, target);
             feeders.insert(at, Feeder::new(writer, next));
         }

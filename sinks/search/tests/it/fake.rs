@@ -10,7 +10,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use flate2::read::GzDecoder;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -67,6 +67,7 @@ impl Fake {
         let routes = Router::new()
             .route("/_alias/{alias}", get(alias))
             .route("/{index}", get(describe).put(create))
+            .route("/{index}/_mapping", put(mapping))
             .route("/{alias}/_bulk", post(bulk))
             .layer(DefaultBodyLimit::disable())
             .with_state(fake.clone());
@@ -84,6 +85,18 @@ impl Fake {
 
     pub(crate) fn drop_index(&self) {
         self.lock().index = None;
+    }
+
+    /// `_meta` of the index.
+    pub(crate) fn meta(&self) -> Value {
+        let inner = self.lock();
+        inner.index.as_ref().map_or(Value::Null, |(_, body)| body["mappings"]["_meta"].clone())
+    }
+
+    pub(crate) fn change_meta(&self, change: impl FnOnce(&mut Value)) {
+        if let Some((_, body)) = &mut self.lock().index {
+            change(&mut body["mappings"]["_meta"]);
+        }
     }
 
     /// Names of the living documents by id.
@@ -130,6 +143,20 @@ async fn create(State(fake): State<Fake>, Path(name): Path<String>, body: String
     inner.made += 1;
     inner.index = Some((name, serde_json::from_str(&body).unwrap()));
     json!({"acknowledged": true}).to_string().into_response()
+}
+
+/// Replaces `_meta` as a whole, as OpenSearch does.
+async fn mapping(State(fake): State<Fake>, Path(name): Path<String>, body: String) -> Response {
+    let body: Value = serde_json::from_str(&body).unwrap();
+    let changed: Vec<&String> = body.as_object().unwrap().keys().collect();
+    assert_eq!(changed, ["_meta"], "nothing else of a mapping is changed");
+    match &mut fake.lock().index {
+        Some((index, found)) if *index == name => {
+            found["mappings"]["_meta"] = body["_meta"].clone();
+            json!({"acknowledged": true}).to_string().into_response()
+        }
+        _ => error(404, "index_not_found_exception", "no such index"),
+    }
 }
 
 struct Operation {

@@ -7,14 +7,14 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tailwater_sinks_search::index::{self, State};
 use tailwater_sinks_search::succession::{self, Beside};
-use tailwater_sinks_search::{Patience, SearchSink, scan};
+use tailwater_sinks_search::{Patience, SearchSink, Source, scan};
 use tailwater_sinks_worker::contract::{self, Subject};
 use tailwater_sinks_worker::{Committed, Sink, SourceRecord, Writer};
 use tailwater_topics_contract::{SearchSpec, TopicName};
 
 use crate::records::{
-    assert_definite, assert_transient, client, committed, contract_poison, contract_record, delete,
-    open, partition, pipeline, push_all, put, row, spec,
+    Topic, assert_definite, assert_transient, client, committed, contract_poison, contract_record,
+    delete, open, partition, pipeline, push_all, put, row, spec,
 };
 
 /// An alias of its own on a real server; everything of it goes with it.
@@ -34,7 +34,8 @@ impl Live {
 
     fn sink(&self) -> SearchSink {
         let patience = Patience { rounds: 3, ..Patience::default() };
-        SearchSink::new(client(&self.url), pipeline(), self.spec.clone()).with_patience(patience)
+        let (client, spec) = (client(&self.url), self.spec.clone());
+        SearchSink::new(client, pipeline(), spec, Topic::first()).with_patience(patience)
     }
 
     fn first_index(&self) -> String {
@@ -75,6 +76,10 @@ impl Live {
         let (status, answer) = self.call(Method::PUT, &path, Some(settings)).await;
         assert_eq!(status, 200, "{answer}");
     }
+}
+
+fn filled_from() -> [Source; 1] {
+    [Topic::first().source(&partition().topic)]
 }
 
 #[tokio::test]
@@ -311,15 +316,19 @@ async fn an_index_filled_beside_takes_the_place_of_the_old_one_and_is_believed_u
         panic!("it is there")
     };
 
-    let begun = succession::begin(&client, &pipeline(), &world.spec, &current).await.unwrap();
+    let begun = succession::begin(&client, &pipeline(), &world.spec, &current, &filled_from())
+        .await
+        .unwrap();
     assert_eq!(begun.index.name, format!("{alias}-v2"));
     let mut beside = sink.writer_beside(&partition(), &begun);
     push_all(&mut beside, (1..=3).map(|seq| put(seq, seq.cast_signed(), "new")));
     beside.flush(4).await.unwrap();
     let filled = [(partition(), 4)].into();
     succession::note(&client, &begun.index.name, &filled).await.unwrap();
-    let resumed = succession::begin(&client, &pipeline(), &world.spec, &current).await.unwrap();
-    assert_eq!((&resumed.index.name, &resumed.filled), (&begun.index.name, &filled), "goes on");
+    let resumed = succession::begin(&client, &pipeline(), &world.spec, &current, &filled_from())
+        .await
+        .unwrap();
+    assert_eq!((&resumed.index.name, resumed.filled()), (&begun.index.name, &filled), "goes on");
     assert_eq!(world.documents().await.len(), 5, "readers see the old one");
 
     // Put in place too early, it is not believed.
@@ -331,7 +340,7 @@ async fn an_index_filled_beside_takes_the_place_of_the_old_one_and_is_believed_u
     // Filled up to where the group stands, it is.
     let previous = succession::beside(&client, &succession::previous_alias(&alias)).await.unwrap();
     let previous = previous.unwrap();
-    assert_eq!((&previous.index.name, &previous.filled), (&current.name, &left));
+    assert_eq!((&previous.index.name, previous.filled()), (&current.name, &left));
     let again = Beside { alias: alias.clone(), ..resumed };
     let mut late = sink.writer_beside(&partition(), &again);
     push_all(&mut late, (4..=5).map(|seq| put(seq, seq.cast_signed(), "new")));
@@ -365,6 +374,35 @@ async fn an_index_filled_beside_takes_the_place_of_the_old_one_and_is_believed_u
 }
 
 #[tokio::test]
+async fn an_index_remembers_the_topic_that_fills_it_and_refuses_another_of_its_name() {
+    let live = Live::new();
+    let sink =
+        |topic: Topic| SearchSink::new(client(&live.url), pipeline(), live.spec.clone(), topic);
+    let mut writer = open(&sink(Topic::first())).await;
+    push_all(&mut writer, [put(1, 1, "a")]);
+    let remembered = writer.flush(2).await.unwrap().metadata;
+    let State::Ready(index) =
+        index::inspect(&client(&live.url), &pipeline(), &live.spec).await.unwrap()
+    else {
+        panic!("it is there")
+    };
+    assert_eq!(index.sources(), filled_from());
+    let made_again = Topic { id: Some("second-of-its-name----"), ..Topic::first() };
+    let next_generation = Topic { generation: Topic::first().generation.next(), ..Topic::first() };
+    for (other, word) in [(made_again, "deleted and made again"), (next_generation, "generation 2")]
+    {
+        for at in [None, Some(Committed { offset: 2, metadata: remembered.clone() })] {
+            let opened = sink(other.clone()).open(&partition(), at.as_ref()).await;
+            assert_definite(opened.map(|(_, offset)| offset), word);
+        }
+    }
+    let at = Committed { offset: 2, metadata: remembered };
+    assert_eq!(sink(Topic::first()).open(&partition(), Some(&at)).await.unwrap().1, 2);
+    assert_eq!(live.documents().await.len(), 1, "nothing was written or taken away");
+    live.drop_index().await;
+}
+
+#[tokio::test]
 async fn an_index_that_was_begun_is_abandoned_and_leaves_nothing() {
     let world = Live::new();
     open(&world.sink()).await;
@@ -373,10 +411,19 @@ async fn an_index_that_was_begun_is_abandoned_and_leaves_nothing() {
     else {
         panic!("it is there")
     };
-    let begun = succession::begin(&client, &pipeline(), &world.spec, &current).await.unwrap();
+    let begun = succession::begin(&client, &pipeline(), &world.spec, &current, &filled_from())
+        .await
+        .unwrap();
+    let other_topic = Topic { id: Some("second-of-its-name----"), ..Topic::first() };
+    let from_other = [other_topic.source(&partition().topic)];
+    let begun_from_other =
+        succession::begin(&client, &pipeline(), &world.spec, &current, &from_other).await;
+    let said = begun_from_other.unwrap_err().to_string();
+    assert!(said.contains("was filled from another topic"), "{said}");
     let mut other = world.spec.clone();
     other.mapping = json!({"mappings": {"dynamic": true}});
-    let begun_otherwise = succession::begin(&client, &pipeline(), &other, &current).await;
+    let begun_otherwise =
+        succession::begin(&client, &pipeline(), &other, &current, &filled_from()).await;
     assert!(begun_otherwise.unwrap_err().to_string().contains("declared otherwise"));
     let gone = succession::abandon(&client, &alias).await.unwrap();
     assert_eq!(gone.map(|index| index.name), Some(begun.index.name));

@@ -1,17 +1,19 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::json;
-use tailwater_sinks_search::{Patience, SearchSink, SearchWriter};
+use tailwater_sinks_search::{Patience, SearchSink, SearchWriter, Source, Sources};
 use tailwater_sinks_worker::contract::{self, Disturbed, Subject, Trouble};
-use tailwater_sinks_worker::{Resume, Sink, SourceRecord, Writer};
+use tailwater_sinks_worker::{Committed, Resume, Sink, SinkError, SourceRecord, Writer};
 use tailwater_topics_contract::{SearchSpec, TopicName};
 
 use crate::fake::{Fake, Fault};
 use crate::records::{
-    REFUSED_NAME, assert_definite, assert_transient, client, committed, contract_poison,
+    REFUSED_NAME, Topic, assert_definite, assert_transient, client, committed, contract_poison,
     contract_record, delete, open, partition, pipeline, push_all, put, row, spec, tombstone,
     truncate,
 };
@@ -21,7 +23,11 @@ const PATIENCE: Patience =
     Patience { first: Duration::from_millis(1), most: Duration::from_millis(5), rounds: 4 };
 
 fn sink(fake: &Fake, spec: SearchSpec) -> SearchSink {
-    SearchSink::new(client(&fake.url), pipeline(), spec).with_patience(PATIENCE)
+    sink_of(fake, spec, Topic::first())
+}
+
+fn sink_of(fake: &Fake, spec: SearchSpec, topic: Topic) -> SearchSink {
+    SearchSink::new(client(&fake.url), pipeline(), spec, topic).with_patience(PATIENCE)
 }
 
 async fn start() -> (Fake, SearchWriter) {
@@ -268,7 +274,7 @@ async fn an_answer_to_something_else_is_not_believed() {
 #[tokio::test]
 async fn no_answer_names_the_server() {
     let nobody = "http://127.0.0.1:9";
-    let sink = SearchSink::new(client(nobody), pipeline(), spec("products"));
+    let sink = SearchSink::new(client(nobody), pipeline(), spec("products"), Topic::first());
     let opened = sink.open(&partition(), None).await.map(|(_, offset)| offset);
     assert_transient(opened, "OpenSearch at http://127.0.0.1:9 did not answer");
 }
@@ -363,9 +369,66 @@ async fn a_changed_declaration_or_another_pipeline_is_refused() {
     changed.mapping = json!({"mappings": {}});
     let opened = sink(&fake, changed).open(&partition(), None).await.map(|(_, offset)| offset);
     assert_definite(opened, "declared otherwise");
-    let other = SearchSink::new(client(&fake.url), "other".parse().unwrap(), spec("products"));
+    let name = "other".parse().unwrap();
+    let other = SearchSink::new(client(&fake.url), name, spec("products"), Topic::first());
     let opened = other.open(&partition(), None).await.map(|(_, offset)| offset);
     assert_definite(opened, "belongs to pipeline \"market\"");
+}
+
+#[tokio::test]
+async fn an_index_goes_on_only_with_the_topic_that_filled_it() {
+    let fake = Fake::start().await;
+    let opened = async |topic: Topic, committed: Option<Committed>| {
+        let sink = sink_of(&fake, spec("products"), topic);
+        sink.open(&partition(), committed.as_ref()).await.map(|(_, offset)| offset)
+    };
+    let first = Topic::first();
+    opened(first.clone(), None).await.unwrap();
+    opened(first.clone(), Some(committed("products-v1/uuid-1"))).await.unwrap();
+    let made_again = Topic { id: Some("second-of-its-name----"), ..first.clone() };
+    // Kafka forgets what was committed of a deleted topic, and other brokers do not.
+    for committed in [None, Some(committed("products-v1/uuid-1"))] {
+        let opened = opened(made_again.clone(), committed).await;
+        assert_definite(opened, "has id second-of-its-name----: it was deleted and made again");
+    }
+    let registered_again = Topic { id: None, generation: first.generation.next() };
+    let refused = opened(registered_again, None).await;
+    assert_definite(refused, "generation 2 is registered");
+    assert_definite(opened(made_again, None).await, "`tailwater sinks rebuild NAME`");
+    opened(Topic { id: None, ..first }, None).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_index_of_before_remembers_its_topic_from_the_next_opening_on_and_forgets_nothing_else()
+{
+    let fake = Fake::start().await;
+    open(&sink(&fake, spec("products"))).await;
+    let tailwater = |fake: &Fake| fake.meta()["tailwater"].clone();
+    let remembered = tailwater(&fake);
+    fake.change_meta(|meta| drop(meta["tailwater"].as_object_mut().unwrap().remove("sources")));
+    fake.change_meta(|meta| meta["mine"] = json!(1));
+    let committed = committed("products-v1/uuid-1");
+    sink(&fake, spec("products")).open(&partition(), Some(&committed)).await.unwrap();
+    assert_eq!(tailwater(&fake), remembered);
+    assert_eq!(fake.meta()["mine"], 1);
+    let other = Topic { id: Some("second-of-its-name----"), ..Topic::first() };
+    let opened = sink_of(&fake, spec("products"), other).open(&partition(), Some(&committed)).await;
+    assert_definite(opened.map(|(_, offset)| offset), "deleted and made again");
+    assert_eq!(tailwater(&fake), remembered, "what was remembered is never changed");
+}
+
+#[tokio::test]
+async fn a_topic_that_nobody_can_tell_is_asked_for_again() {
+    struct Silent;
+    impl Sources for Silent {
+        fn source(&self, _: &TopicName) -> BoxFuture<'_, Result<Source, SinkError>> {
+            std::future::ready(Err(SinkError::transient("no broker answers"))).boxed()
+        }
+    }
+    let fake = Fake::start().await;
+    let sink = SearchSink::new(client(&fake.url), pipeline(), spec("products"), Silent);
+    let opened = sink.open(&partition(), None).await.map(|(_, offset)| offset);
+    assert_transient(opened, "no broker answers");
 }
 
 #[tokio::test]

@@ -1,11 +1,14 @@
 use std::error::Error as _;
 
 use bytes::Bytes;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use serde_json::{Value, json};
 use tailwater_config::SearchConfig;
-use tailwater_sinks_search::{Client, SearchSink, SearchWriter};
+use tailwater_sinks_search::{Client, SearchSink, SearchWriter, Source, Sources};
+use tailwater_sinks_worker::topic_id::TopicId;
 use tailwater_sinks_worker::{Committed, Sink, SinkError, SourceRecord, TopicPartition, Writer};
-use tailwater_topics_contract::{BulkSpec, PipelineName, SearchSpec};
+use tailwater_topics_contract::{BulkSpec, Generation, PipelineName, SearchSpec, TopicName};
 
 pub(crate) fn pipeline() -> PipelineName {
     "market".parse().unwrap()
@@ -28,6 +31,32 @@ pub(crate) fn spec(alias: &str) -> SearchSpec {
 
 pub(crate) fn client(url: &str) -> Client {
     Client::new(SearchConfig { url: url.to_owned(), user: None, password: None }).unwrap()
+}
+
+/// The topic of [`partition`], the first of its name that ever was, unless said otherwise.
+#[derive(Clone)]
+pub(crate) struct Topic {
+    pub(crate) id: Option<&'static str>,
+    pub(crate) generation: Generation,
+}
+
+impl Topic {
+    pub(crate) const FIRST: &'static str = "first-of-its-name-----";
+
+    pub(crate) fn first() -> Self {
+        Self { id: Some(Self::FIRST), generation: Generation::default() }
+    }
+
+    pub(crate) fn source(&self, topic: &TopicName) -> Source {
+        let id = self.id.map(TopicId::new);
+        Source { topic: topic.clone(), id, generation: self.generation }
+    }
+}
+
+impl Sources for Topic {
+    fn source(&self, topic: &TopicName) -> BoxFuture<'_, Result<Source, SinkError>> {
+        std::future::ready(Ok(Topic::source(self, topic))).boxed()
+    }
 }
 
 pub(crate) async fn open(sink: &SearchSink) -> SearchWriter {

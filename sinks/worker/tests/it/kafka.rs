@@ -15,6 +15,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tailwater_sinks_worker::WorkerConfig;
 use tailwater_sinks_worker::dead_letter::{self, DeadLetter, Filter, Replayed};
 use tailwater_sinks_worker::testing::MemorySink;
+use tailwater_sinks_worker::topic_id::{TopicId, TopicIdError, TopicIds};
 use tailwater_topics_contract::{
     ArchiveSpec, Origin, PipelineName, SegmentSpec, SinkKind, SinkRegistration, SinkSpec, Standing,
     TopicName,
@@ -49,6 +50,21 @@ impl Log {
             created.expect("is created");
         }
         Self { pipeline, topic }
+    }
+
+    /// Deletes the topic and makes one of the same name.
+    pub(crate) async fn make_again(&self) {
+        let admin: AdminClient<DefaultClientContext> = client().create().expect("creates");
+        let gone = admin.delete_topics(&[self.topic.as_str()], &AdminOptions::new()).await;
+        gone.expect("answers").remove(0).expect("is deleted");
+        let new = NewTopic::new(self.topic.as_str(), 2, TopicReplication::Fixed(1));
+        let made = admin.create_topics(&[new], &AdminOptions::new()).await;
+        made.expect("answers").remove(0).expect("is created");
+    }
+
+    /// Which topic has the name now.
+    pub(crate) async fn topic_id(&self) -> Result<Option<TopicId>, TopicIdError> {
+        TopicIds::new(&client()).expect("creates").of(&self.topic).await
     }
 
     pub(crate) fn config(&self) -> WorkerConfig {

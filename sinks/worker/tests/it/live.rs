@@ -30,6 +30,21 @@ async fn committed_records_arrive_once_and_aborted_ones_never() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_was_deleted_and_made_again_has_another_id() {
+    let log = Log::create().await;
+    let first = log.topic_id().await.expect("answers").expect("this broker gives ids");
+    assert_eq!(first.to_string().len(), 22);
+    assert_eq!(log.topic_id().await.expect("answers"), Some(first.clone()), "asked again");
+    log.make_again().await;
+    let second = log.topic_id().await.expect("answers").expect("this broker gives ids");
+    assert_ne!(first, second);
+    let nowhere =
+        Log { pipeline: log.pipeline.clone(), topic: "no.such.topic".parse().expect("valid") };
+    let said = nowhere.topic_id().await.expect_err("there is none").to_string();
+    assert!(said.contains("no.such.topic") && said.contains("Unknown topic"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_silent_partition_whose_log_retention_emptied_is_gone_on_with() {
     let log = Log::create().await;
     // Ten records and a marker, then five aborted and a marker: nothing behind the records is ever handed on.

@@ -297,8 +297,27 @@ fn a_removed_topic_with_records_is_not_taken_up_again() {
     world.topics.get_mut(&name).expect("exists").has_records = true;
     assert!(refused(text, &world)[0].contains("was removed and still holds its records"));
     world.topics.get_mut(&name).expect("exists").has_records = false;
-    let lines = registered(&mut world.clone(), planned(text, &world).changes);
+    let before = world.registrations.generation(&name);
+    let plan = planned(text, &world).changes;
+    let lines = registered(&mut world, plan);
     assert_eq!(lines.len(), 2, "registered and published: {lines:?}");
+    assert_eq!(world.registrations.generation(&name), before.next());
+}
+
+#[test]
+fn a_topic_that_vanished_from_kafka_is_made_again_as_the_next_generation() {
+    let mut world = applied(CATALOG);
+    let name = topic("stock.cdc");
+    world.topics.remove(&name);
+    let before = world.registrations.generation(&name);
+    assert_eq!(before, Generation::default());
+    let plan = planned(CATALOG, &world).changes;
+    assert!(plan.iter().any(|change| matches!(change, Change::RegisterTopic(_))), "{plan:?}");
+    for change in plan {
+        carry_out(&mut world, &change);
+    }
+    assert_eq!(world.registrations.generation(&name), before.next());
+    assert!(planned(CATALOG, &world).is_empty(), "once");
 }
 
 #[test]
