@@ -18,13 +18,13 @@ use crate::records::{
 };
 
 /// An alias of its own on a real server; everything of it goes with it.
-struct Live {
+pub(crate) struct Live {
     url: String,
-    spec: SearchSpec,
+    pub(crate) spec: SearchSpec,
 }
 
 impl Live {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let url = std::env::var("TAILWATER_TEST_OPENSEARCH").expect(
             "TAILWATER_TEST_OPENSEARCH must name an OpenSearch server, as http://127.0.0.1:19200",
         );
@@ -32,17 +32,17 @@ impl Live {
         Self { url, spec: spec(&alias) }
     }
 
-    fn sink(&self) -> SearchSink {
+    pub(crate) fn sink(&self) -> SearchSink {
         let patience = Patience { rounds: 3, ..Patience::default() };
         let (client, spec) = (client(&self.url), self.spec.clone());
         SearchSink::new(client, pipeline(), spec, Topic::first()).with_patience(patience)
     }
 
-    fn first_index(&self) -> String {
+    pub(crate) fn first_index(&self) -> String {
         index::first_index(&self.spec)
     }
 
-    async fn call(&self, method: Method, path: &str, body: Option<Value>) -> (StatusCode, Value) {
+    pub(crate) async fn call(&self, method: Method, path: &str, body: Option<Value>) -> (StatusCode, Value) {
         let request = reqwest::Client::new().request(method, format!("{}/{path}", self.url));
         let request = match body {
             Some(body) => request.json(&body),
@@ -53,7 +53,7 @@ impl Live {
     }
 
     /// Everything in the index: version and document by id.
-    async fn documents(&self) -> BTreeMap<String, (u64, Value)> {
+    pub(crate) async fn documents(&self) -> BTreeMap<String, (u64, Value)> {
         let alias = &self.spec.alias;
         self.call(Method::POST, &format!("{alias}/_refresh"), None).await;
         let path = format!("{alias}/_search?size=1000&version=true");
@@ -67,7 +67,7 @@ impl Live {
         .collect()
     }
 
-    async fn drop_index(&self) {
+    pub(crate) async fn drop_index(&self) {
         self.call(Method::DELETE, &self.first_index(), None).await;
     }
 

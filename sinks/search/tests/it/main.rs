@@ -5,5 +5,6 @@
 mod fake;
 mod records;
 
+mod late;
 mod live;
 mod loops;
