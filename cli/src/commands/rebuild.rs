@@ -99,6 +99,7 @@ pub(crate) async fn run(cx: &Context, args: Args) -> anyhow::Result<ExitCode> {
             succession::fill_from(&rebuild.client, &previous, &mut found.index, now).await?;
         }
         rebuild.spec.mapping = found.mapping.clone();
+        rebuild.spec.document = found.document.clone();
         found
     } else {
         let pipeline = &rebuild.config.pipeline;

@@ -177,6 +177,21 @@ fn corpus() -> Vec<(String, &'static str)> {
         ),
         (search("mapping: good.json", "mapping: good.json, bulk: { age: @1 }"), "1"),
         (
+            search("mapping: good.json", "mapping: good.json, document: { id: [a], @routing: b }"),
+            "not in `id`",
+        ),
+        (
+            search(
+                "mapping: good.json",
+                "mapping: good.json, document: { include: [a], @nested: [b] }",
+            ),
+            "left out of the document",
+        ),
+        (
+            search("mapping: good.json", "mapping: good.json, document: { @rename: { a: _id } }"),
+            "OpenSearch keeps that name for itself",
+        ),
+        (
             search("mapping: good.json", "mapping: good.json, @bluk: { bytes: 1MiB }"),
             "did you mean `bulk`?",
         ),

@@ -42,9 +42,21 @@ impl Item {
         let headers = self.record.headers.iter();
         ITEM_BYTES
             + 2 * self.operation.id.len()
+            + self.operation.routing.as_ref().map_or(0, String::len)
             + length(&self.record.key)
             + length(&self.record.value)
+            + self.own_document_bytes()
             + headers.map(|(name, value)| name.len() + length(value)).sum::<usize>()
+    }
+}
+
+impl Item {
+    /// Memory of a document that is not a part of its record's value: one of a declared shape.
+    fn own_document_bytes(&self) -> usize {
+        let (Some(document), Some(value)) = (&self.operation.document, &self.record.value) else {
+            return 0;
+        };
+        if value.as_ptr_range().contains(&document.as_ptr()) { 0 } else { document.len() }
     }
 }
 
@@ -187,7 +199,12 @@ mod tests {
     use super::*;
 
     fn operation(id: &str, version: u64) -> Operation {
-        Operation { id: id.into(), version, document: Some(Bytes::from_static(b"{}")) }
+        Operation {
+            id: id.into(),
+            routing: None,
+            version,
+            document: Some(Bytes::from_static(b"{}")),
+        }
     }
 
     fn record(offset: i64) -> SourceRecord {

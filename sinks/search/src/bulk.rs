@@ -54,7 +54,16 @@ pub enum BadReply {
 /// About how many bytes an operation takes in a body; never less than it does for ids that need no
 /// escaping.
 pub fn encoded_bytes(operation: &Operation) -> usize {
-    ACTION_BYTES + operation.id.len() + operation.document.as_ref().map_or(0, bytes::Bytes::len)
+    let routing = operation.routing.as_ref().map_or(0, |routing| routing.len() + 13);
+    ACTION_BYTES
+        + operation.id.len()
+        + routing
+        + operation.document.as_ref().map_or(0, bytes::Bytes::len)
+}
+
+/// A document as it is sent.
+pub fn on_one_line(document: &[u8]) -> impl Iterator<Item = u8> {
+    document.iter().map(|byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { *byte })
 }
 
 /// The body of a bulk request.
@@ -67,12 +76,15 @@ pub fn encode<'a>(operations: impl Iterator<Item = &'a Operation>) -> Vec<u8> {
         };
         body.extend_from_slice(action);
         serde_json::to_writer(&mut body, &operation.id).expect("a string always has a JSON form");
+        if let Some(routing) = &operation.routing {
+            body.extend_from_slice(b",\"routing\":");
+            serde_json::to_writer(&mut body, routing).expect("a string always has a JSON form");
+        }
         body.extend_from_slice(b",\"version\":");
         body.extend_from_slice(operation.version.to_string().as_bytes());
         body.extend_from_slice(b",\"version_type\":\"external_gte\"}}\n");
         if let Some(document) = &operation.document {
-            let one_line = |byte: &u8| if matches!(byte, b'\n' | b'\r') { b' ' } else { *byte };
-            body.extend(document.iter().map(one_line));
+            body.extend(on_one_line(document));
             body.push(b'\n');
         }
     }
@@ -202,11 +214,11 @@ mod tests {
 
     fn index(id: &str, document: &str) -> Operation {
         let document = Some(Bytes::copy_from_slice(document.as_bytes()));
-        Operation { id: id.to_owned(), version: 5, document }
+        Operation { id: id.to_owned(), routing: None, version: 5, document }
     }
 
     fn delete(id: &str) -> Operation {
-        Operation { id: id.to_owned(), version: 6, document: None }
+        Operation { id: id.to_owned(), routing: None, version: 6, document: None }
     }
 
     #[test]

@@ -3,25 +3,25 @@
 //!  value {"op":"u","after":{…},  ──▶ the document      the bytes between the braces, not parsed again
 //!         "source":{"seq":42}}   ──▶ version 42
 //! ```
-//! * Ids are checked here because one bad id makes OpenSearch refuse a whole bulk request.
+//! * What `_id` and document look like is declared: [`crate::shape`].
 //! * The document stays the text Postgres printed: numbers beyond a double keep every digit.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tailwater_topics_contract::Seq;
 
-/// Longest `_id` OpenSearch takes, in bytes.
-pub const ID_BYTES_MAX: usize = 512;
+use crate::shape::{Address, Shape};
 
 /// One write to the index.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Operation {
-    /// `_id`, 1 to [`ID_BYTES_MAX`] bytes.
+    /// `_id`, 1 to 512 bytes.
     pub id: String,
+    /// What the shard is chosen by, when that is not `_id`.
+    pub routing: Option<String>,
     /// External version: the sequence of the change.
     pub version: u64,
     /// The document, a JSON object; nothing deletes.
@@ -62,6 +62,24 @@ pub enum Unusable {
         /// Names in backticks, with commas.
         columns: String,
     },
+    /// The sink's `document` names columns that the row does not have.
+    #[error(
+        "the row has no column {0}, which the sink's `document` names; take it out there, or add the column and replay"
+    )]
+    MissingColumns(String),
+    /// Two columns would be one field.
+    #[error("two columns would be the field `{0}`; rename one of them in the sink's `document`")]
+    SameField(String),
+    /// A column that is declared to hold documents holds something else.
+    #[error(
+        "column `{column}` is declared as nested, and its value is no JSON object or array: {problem}"
+    )]
+    NotNested {
+        /// The column.
+        column: String,
+        /// What it is instead.
+        problem: String,
+    },
 }
 
 impl Unusable {
@@ -71,6 +89,9 @@ impl Unusable {
             Self::NotAChange(_) => "not-a-change",
             Self::Key(_) | Self::IdLength(_) => "bad-id",
             Self::UnchangedColumns { .. } => "unchanged-columns",
+            Self::MissingColumns(_) => "missing-columns",
+            Self::SameField(_) => "same-field",
+            Self::NotNested { .. } => "not-nested",
         }
     }
 }
@@ -97,10 +118,10 @@ struct Source<'a> {
     seq: u64,
 }
 
-/// Reads one record. The document shares the value's memory.
-pub fn read(key: Option<&Bytes>, value: Option<&Bytes>) -> Result<Wish, Unusable> {
+/// Reads one record. A document of the default shape shares the value's memory.
+pub fn read(shape: &Shape, key: Option<&Bytes>, value: Option<&Bytes>) -> Result<Wish, Unusable> {
     let Some(value) = value else { return Ok(Wish::Nothing) };
-    let change: Change<'_> =
+    let mut change: Change<'_> =
         serde_json::from_slice(value).map_err(|error| Unusable::NotAChange(error.to_string()))?;
     let version = Seq::from_stored(change.source.seq)
         .ok_or_else(|| Unusable::NotAChange(format!("`seq` {} is too large", change.source.seq)))?
@@ -111,10 +132,11 @@ pub fn read(key: Option<&Bytes>, value: Option<&Bytes>) -> Result<Wish, Unusable
             if !after.starts_with('{') {
                 return Err(Unusable::NotAChange("`after` is not a row".to_owned()));
             }
+            change.unchanged.retain(|column| shape.takes(column));
             if !change.unchanged.is_empty() {
                 return Err(unchanged_columns(&change));
             }
-            Some(value.slice_ref(after.as_bytes()))
+            Some(shape.document(after, value)?)
         }
         "d" => None,
         "t" => return Ok(Wish::Truncate),
@@ -123,8 +145,8 @@ pub fn read(key: Option<&Bytes>, value: Option<&Bytes>) -> Result<Wish, Unusable
             return Err(Unusable::NotAChange(format!("`op` is `{short}`")));
         }
     };
-    let id = id_of(key)?;
-    Ok(Wish::Write(Operation { id, version, document }))
+    let Address { id, routing } = shape.address(key)?;
+    Ok(Wish::Write(Operation { id, routing, version, document }))
 }
 
 fn unchanged_columns(change: &Change<'_>) -> Unusable {
@@ -137,36 +159,15 @@ fn unchanged_columns(change: &Change<'_>) -> Unusable {
     }
 }
 
-/// The `_id` of a record key.
-fn id_of(key: Option<&Bytes>) -> Result<String, Unusable> {
-    let key = key.ok_or_else(|| Unusable::Key("there is none".to_owned()))?;
-    let columns: BTreeMap<Cow<'_, str>, &RawValue> =
-        serde_json::from_slice(key).map_err(|error| Unusable::Key(error.to_string()))?;
-    let id = match columns.values().next() {
-        None => return Err(Unusable::Key("it has no columns".to_owned())),
-        Some(only) if columns.len() == 1 => text_of(only)?,
-        // Reading it as JSON has shown that it is UTF-8.
-        Some(_) => String::from_utf8_lossy(key).into_owned(),
-    };
-    if (1..=ID_BYTES_MAX).contains(&id.len()) { Ok(id) } else { Err(Unusable::IdLength(id.len())) }
-}
-
-/// A string's contents; of any other value its JSON text.
-fn text_of(value: &RawValue) -> Result<String, Unusable> {
-    match value.get() {
-        "null" => Err(Unusable::Key("its only column is null".to_owned())),
-        text if text.starts_with('"') => {
-            serde_json::from_str(text).map_err(|error| Unusable::Key(error.to_string()))
-        }
-        text => Ok(text.to_owned()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    fn plain() -> Shape {
+        Shape::new(tailwater_topics_contract::DocumentSpec::default())
+    }
 
     fn bytes(text: &str) -> Bytes {
         Bytes::copy_from_slice(text.as_bytes())
@@ -179,7 +180,7 @@ mod tests {
     }
 
     fn read_text(key: &str, value: &str) -> Result<Wish, Unusable> {
-        read(Some(&bytes(key)), Some(&bytes(value)))
+        read(&plain(), Some(&bytes(key)), Some(&bytes(value)))
     }
 
     fn write(key: &str, value: &str) -> Operation {
@@ -202,7 +203,7 @@ mod tests {
     fn a_delete_has_no_document_and_a_tombstone_asks_for_nothing() {
         let operation = write(r#"{"id":7}"#, &change("d", "null", r#","unchanged":["body"]"#));
         assert_eq!((operation.id.as_str(), operation.document), ("7", None));
-        assert_eq!(read(Some(&bytes("{}")), None), Ok(Wish::Nothing));
+        assert_eq!(read(&plain(), Some(&bytes("{}")), None), Ok(Wish::Nothing));
     }
 
     #[test]
@@ -226,7 +227,7 @@ mod tests {
         for key in ["{}", r#"{"id":null}"#, r#"{"id":""}"#, "plain", "", "[1]", long.as_str()] {
             assert_eq!(read_text(key, &value).unwrap_err().class(), "bad-id", "{key}");
         }
-        assert_eq!(read(None, Some(&bytes(&value))).unwrap_err().class(), "bad-id");
+        assert_eq!(read(&plain(), None, Some(&bytes(&value))).unwrap_err().class(), "bad-id");
         let longest = format!(r#"{{"id":"{}"}}"#, "x".repeat(512));
         assert_eq!(write(&longest, &value).id.len(), 512);
     }
@@ -242,6 +243,20 @@ mod tests {
             reason.contains(r#"ALTER TABLE "catalog"."product_documents" REPLICA IDENTITY FULL"#),
             "{reason}"
         );
+    }
+
+    #[test]
+    fn a_large_value_that_no_document_has_may_be_left_out() {
+        let spec = r#"{"columns":{"exclude":["body"]}}"#;
+        let shape = Shape::new(serde_json::from_str(spec).unwrap());
+        let read_shaped = |unchanged: &str| {
+            let value = change("u", r#"{"id":1,"n":2}"#, &format!(r#","unchanged":{unchanged}"#));
+            read(&shape, Some(&bytes(r#"{"id":1}"#)), Some(&bytes(&value)))
+        };
+        let Ok(Wish::Write(operation)) = read_shaped(r#"["body"]"#) else { panic!("a document") };
+        assert_eq!(operation.document.unwrap(), &br#"{"id":1,"n":2}"#[..]);
+        let reason = read_shaped(r#"["body","notes"]"#).unwrap_err().to_string();
+        assert!(reason.contains("columns `notes` of"), "{reason}");
     }
 
     #[test]
@@ -276,7 +291,7 @@ mod tests {
             key in proptest::option::of(proptest::collection::vec(any::<u8>(), 0..64)),
             value in proptest::option::of(proptest::collection::vec(any::<u8>(), 0..256)),
         ) {
-            let _ = read(key.map(Bytes::from).as_ref(), value.map(Bytes::from).as_ref());
+            let _ = read(&plain(), key.map(Bytes::from).as_ref(), value.map(Bytes::from).as_ref());
         }
 
         #[test]
@@ -285,7 +300,7 @@ mod tests {
             let length = value.len();
             value[at % length] = byte;
             value.truncate(length - cut % length);
-            let _ = read(Some(&bytes(r#"{"id":1}"#)), Some(&Bytes::from(value)));
+            let _ = read(&plain(), Some(&bytes(r#"{"id":1}"#)), Some(&Bytes::from(value)));
         }
     }
 }

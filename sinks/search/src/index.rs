@@ -8,7 +8,7 @@
 
 use reqwest::Method;
 use serde_json::{Map, Value, json};
-use tailwater_topics_contract::{PipelineName, SearchSpec};
+use tailwater_topics_contract::{DocumentSpec, PipelineName, SearchSpec};
 
 use crate::client::Client;
 use crate::error::Error;
@@ -191,8 +191,18 @@ pub(crate) fn difference(
         Some(format!("it was made for alias {}", found["alias"]))
     } else if declared.as_ref() != Some(&spec.mapping) {
         Some("its mapping was declared otherwise when it was made".to_owned())
+    } else if document(found).as_ref() != Some(&spec.document) {
+        Some("the shape of its documents was declared otherwise when it was made".to_owned())
     } else {
         None
+    }
+}
+
+/// The shape of documents that an index was made for; the default one if it says nothing, nothing if that cannot be read.
+pub(crate) fn document(tailwater: &Value) -> Option<DocumentSpec> {
+    match tailwater["document"].as_str() {
+        None => Some(DocumentSpec::default()),
+        Some(text) => serde_json::from_str(text).ok(),
     }
 }
 
@@ -211,15 +221,16 @@ pub(crate) fn index_body(pipeline: &PipelineName, spec: &SearchSpec) -> Result<V
         mappings.as_object().ok_or_else(|| bad("`mappings` is not an object"))?.clone();
     let meta = mappings.entry("_meta").or_insert_with(|| Value::Object(Map::new()));
     let meta = meta.as_object_mut().ok_or_else(|| bad("`_meta` is not an object"))?;
-    meta.insert(
-        "tailwater".to_owned(),
-        json!({
-            "pipeline": pipeline.as_str(),
-            "alias": spec.alias,
-            // As text: stored as an object it would be searched for mappings.
-            "declared": spec.mapping.to_string(),
-        }),
-    );
+    let mut tailwater = json!({
+        "pipeline": pipeline.as_str(),
+        "alias": spec.alias,
+        // As text: stored as an object it would be searched for mappings.
+        "declared": spec.mapping.to_string(),
+    });
+    if !spec.document.is_default() {
+        tailwater["document"] = json!(json!(spec.document).to_string());
+    }
+    meta.insert("tailwater".to_owned(), tailwater);
 
     let mut settings = Map::new();
     flatten("", declared.get("settings").unwrap_or(&empty), &mut settings);
@@ -268,7 +279,8 @@ mod tests {
 
     fn spec(mapping: Value) -> SearchSpec {
         let bulk = BulkSpec { bytes: 1, operations: 1, age_ms: 1 };
-        SearchSpec { alias: "products".into(), mapping, bulk }
+        let document = DocumentSpec::default();
+        SearchSpec { alias: "products".into(), mapping, document, bulk }
     }
 
     fn pipeline() -> PipelineName {
@@ -290,6 +302,13 @@ mod tests {
         assert!(difference(&Value::Null, &pipeline(), &spec).is_some());
         let changed = self::spec(json!({"mappings": {"dynamic": false}}));
         assert!(difference(found, &pipeline(), &changed).is_some());
+        let document = DocumentSpec { routing: Some("id".into()), ..DocumentSpec::default() };
+        let shaped = SearchSpec { document, ..spec.clone() };
+        assert!(difference(found, &pipeline(), &shaped).is_some_and(|d| d.contains("shape")));
+        let body = index_body(&pipeline(), &shaped).unwrap();
+        let found = &body["mappings"]["_meta"]["tailwater"];
+        assert_eq!(difference(found, &pipeline(), &shaped), None);
+        assert!(difference(found, &pipeline(), &spec).is_some());
     }
 
     #[test]

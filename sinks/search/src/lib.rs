@@ -17,6 +17,8 @@
 
 #![forbid(unsafe_code)]
 
+/// Keys become ids and rows documents, as declared (pure).
+pub mod shape;
 /// A row change becomes a document or a deletion (pure).
 pub mod document;
 /// Bulk body out, one outcome per item in (pure).

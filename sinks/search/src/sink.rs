@@ -34,6 +34,7 @@ use crate::document::{self, Wish};
 use crate::error::Error;
 use crate::index::{self, Index, State};
 use crate::metrics::{BULK_BYTES, BULK_SECONDS, DOCUMENTS, SKIPPED};
+use crate::shape::Shape;
 use crate::source::{Source, Sources};
 use crate::succession::{self, Beside};
 
@@ -63,6 +64,7 @@ pub struct SearchSink {
     client: Client,
     pipeline: PipelineName,
     spec: Arc<SearchSpec>,
+    shape: Arc<Shape>,
     sources: Arc<dyn Sources>,
     patience: Patience,
     /// The index once it was found right, so that not every partition has to ask.
@@ -78,13 +80,19 @@ impl SearchSink {
         sources: impl Sources,
     ) -> Self {
         tailwater_runtime::describe(crate::metrics::ALL);
+        let shape = Arc::new(Shape::new(spec.document.clone()));
         let (spec, sources, found) = (Arc::new(spec), Arc::new(sources), Mutex::new(None));
-        Self { client, pipeline, spec, sources, patience: Patience::default(), found }
+        Self { client, pipeline, spec, shape, sources, patience: Patience::default(), found }
     }
 
     /// With other waits than the default ones.
     pub fn with_patience(self, patience: Patience) -> Self {
         Self { patience, ..self }
+    }
+
+    /// The shape of its documents.
+    pub fn shape(&self) -> &Arc<Shape> {
+        &self.shape
     }
 
     /// The index to write to. A partition that was never written may find none and make it; one that
@@ -169,6 +177,7 @@ impl SearchSink {
             index: index.to_string(),
             pace: Pace::new(usize::try_from(spec.bulk.operations).unwrap_or(usize::MAX)),
             spec,
+            shape: Arc::clone(&self.shape),
             batch: Batch::default(),
             truncated: None,
             rejected: Vec::new(),
@@ -185,7 +194,8 @@ impl Replay for SearchSink {
     fn supersedes(&self, later: &SourceRecord, earlier: &SourceRecord) -> bool {
         let is_same_row = later.key.is_some() && later.key == earlier.key;
         let truncates = || {
-            matches!(document::read(later.key.as_ref(), later.value.as_ref()), Ok(Wish::Truncate))
+            let read = document::read(&self.shape, later.key.as_ref(), later.value.as_ref());
+            matches!(read, Ok(Wish::Truncate))
         };
         is_same_row || truncates()
     }
@@ -198,6 +208,7 @@ pub struct SearchWriter {
     /// Committed along with every offset: which index holds what is below it.
     index: String,
     spec: Arc<SearchSpec>,
+    shape: Arc<Shape>,
     batch: Batch,
     /// Offset of a truncation in the open batch; nothing behind it is taken.
     truncated: Option<i64>,
@@ -429,7 +440,7 @@ impl Writer for SearchWriter {
             // The flush will stop the partition, and all of this comes again.
             return Ok(());
         }
-        match document::read(record.key.as_ref(), record.value.as_ref()) {
+        match document::read(&self.shape, record.key.as_ref(), record.value.as_ref()) {
             Ok(Wish::Write(operation)) => {
                 if self.batch.push(operation, record) {
                     self.count("superseded", 1);

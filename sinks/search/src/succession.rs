@@ -23,7 +23,7 @@ use reqwest::Method;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tailwater_sinks_worker::TopicPartition;
-use tailwater_topics_contract::{PipelineName, SearchSpec, TopicName};
+use tailwater_topics_contract::{DocumentSpec, PipelineName, SearchSpec, TopicName};
 
 use crate::client::Client;
 use crate::error::Error;
@@ -66,6 +66,8 @@ pub struct Beside {
     pub alias: String,
     /// The mapping it was made with.
     pub mapping: Value,
+    /// The shape of its documents.
+    pub document: DocumentSpec,
 }
 
 impl Beside {
@@ -142,8 +144,9 @@ pub async fn beside(client: &Client, alias: &str) -> Result<Option<Beside>, Erro
     let (uuid, tailwater) = meta(client, &name).await?;
     let declared = tailwater["declared"].as_str().unwrap_or_default();
     let mapping = serde_json::from_str(declared).unwrap_or_default();
+    let document = index::document(&tailwater).unwrap_or_default();
     let index = Index::read(name, uuid, &tailwater);
-    Ok(Some(Beside { index, alias: alias.to_owned(), mapping }))
+    Ok(Some(Beside { index, alias: alias.to_owned(), mapping, document }))
 }
 
 /// Notes in an index up to where it is filled.

@@ -6,7 +6,7 @@ use std::path::Path;
 use tailwater_document::{Mistake, Mistakes, Place, parse};
 
 use crate::spec::{Load, Spec};
-use crate::{From, SinkKind, SinkSpec, TopicName, TopicSpec, Values};
+use crate::{DocumentSpec, From, Mask, SinkKind, SinkSpec, TopicName, TopicSpec, Values};
 
 /// Everything declared in a folder.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -135,7 +135,10 @@ impl Catalog {
                             format!("nobody writes `{name}`; declare it as a Topic or remove it");
                         mistakes.add(here(), "topics", problem);
                     }
-                    (Some(topic), SinkKind::Search(_)) => {
+                    (Some(topic), SinkKind::Search(search)) => {
+                        for (key, problem) in unshapeable(topic, &search.document) {
+                            mistakes.add(here(), format!("search.document.{key}"), problem);
+                        }
                         if let Some(why) = unsearchable(topic) {
                             let problem =
                                 format!("`{name}` {why}; a search sink needs the rows of a table");
@@ -197,6 +200,32 @@ fn unsearchable(topic: &TopicSpec) -> Option<&'static str> {
         (From::Table(_), Values::Debezium) => Some("holds values in Debezium's form"),
         (From::Table(_), Values::Readable) => None,
     }
+}
+
+/// What a sink names of a topic's columns that never comes. What its table has is known only when it is applied.
+fn unshapeable(topic: &TopicSpec, document: &DocumentSpec) -> Vec<(&'static str, String)> {
+    let mut problems = Vec::new();
+    if let Some(key) = &topic.key {
+        let name = &topic.name;
+        for (setting, columns) in
+            [("id", document.id.as_slice()), ("routing", document.routing.as_slice())]
+        {
+            for column in columns.iter().filter(|column| !key.contains(column)) {
+                let problem = format!(
+                    "`{column}` is not in the key ({}) of `{name}`, and a deletion carries nothing else: it would not find the document; name columns of the key",
+                    key.join(", ")
+                );
+                problems.push((setting, problem));
+            }
+        }
+    }
+    for column in document.required() {
+        if topic.mask.get(column) == Some(&Mask::Drop) {
+            let problem = format!("`{}` leaves `{column}` out by its `mask`", topic.name);
+            problems.push(("include", problem));
+        }
+    }
+    problems
 }
 
 fn key_columns(topic: &TopicSpec) -> impl Iterator<Item = &str> {
@@ -336,6 +365,32 @@ search: { alias: stock, mapping: m.json }
     fn events_do_not_go_into_a_search_index() {
         let text = GOOD.replace("topics: [inventory.cdc]", "topics: [orders.events]");
         assert!(mistakes_of(&text)[0].contains("needs the rows of a table"));
+    }
+
+    #[test]
+    fn shapes_that_deletions_or_masks_defeat_are_refused() {
+        let sink = |document: &str| {
+            format!(
+                "---\napiVersion: tailwater/v1\nkind: Sink\nname: s\ntype: search\ntopics: [a]\nsearch: {{ alias: s, mapping: m.json, document: {{ {document} }} }}\n"
+            )
+        };
+        let rows = topic("a", "{ table: s.t }") + "key: [tenant, id]\nmask: { card: drop }\n";
+        for (document, problem) in [
+            ("id: [sku]", "`search.document.id`: `sku` is not in the key (tenant, id)"),
+            ("routing: sku", "`search.document.routing`: `sku` is not in the key"),
+            ("include: [id, card]", "leaves `card` out by its `mask`"),
+            ("id: [id], routing: tenant", "`search.document.routing`: `tenant` is not in `id`"),
+        ] {
+            let found = mistakes_of(&(rows.clone() + &sink(document)));
+            assert!(
+                found[0].contains(problem) && found[0].contains("folder/a.yaml:1"),
+                "{found:?}"
+            );
+        }
+        let text = rows + &sink("id: [id, tenant], routing: tenant, exclude: [card]");
+        let catalog = Catalog::parse([("folder/a.yaml", text.as_str())], &load).expect("good");
+        let SinkKind::Search(search) = &catalog.sinks[0].kind else { panic!("search") };
+        assert_eq!(search.document.id, ["id", "tenant"]);
     }
 
     #[test]

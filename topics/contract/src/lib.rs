@@ -17,6 +17,7 @@
 pub mod header;
 pub mod name;
 pub mod shape;
+mod shaping;
 
 mod lsn;
 mod mask;
@@ -36,6 +37,7 @@ pub use registration::{
     TopicRegistration,
 };
 pub use seq::Seq;
+pub use shaping::{Columns, DocumentSpec};
 pub use spec::{
     ArchiveSpec, BulkSpec, From, SearchSpec, SegmentSpec, SinkKind, SinkSpec, TopicSpec, Values,
     looks_like_card_data,

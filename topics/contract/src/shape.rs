@@ -146,10 +146,48 @@ pub static SEARCH: Shape = Shape {
             Form::Text("a file name"),
             "JSON file with `mappings` and, if wanted, `settings`; relative to this file",
         ),
+        Field::optional("document", Form::Section(&DOCUMENT), "how rows become documents"),
         Field::optional(
             "bulk",
             Form::Section(&BULK),
             "when a bulk request is sent: at whichever comes first",
+        ),
+    ],
+};
+
+/// How rows become documents.
+pub static DOCUMENT: Shape = Shape {
+    about: "How rows become documents; by default as they are. An index keeps the shape it was made with: another one asks for `tailwater sinks rebuild`.",
+    fields: &[
+        Field::optional(
+            "id",
+            Form::Texts("column names"),
+            "columns of the key that make `_id`: the value of one, the values of several with `:` between them. They must tell rows apart. By default the value of the key's only column, or the key as it is",
+        ),
+        Field::optional(
+            "routing",
+            Form::Text("a column name"),
+            "column of `id` whose value chooses the shard; by default `_id` does",
+        ),
+        Field::optional(
+            "include",
+            Form::Texts("column names"),
+            "columns that become fields; by default all. A row without one of them is set aside",
+        ),
+        Field::optional(
+            "exclude",
+            Form::Texts("column names"),
+            "columns that do not become fields; not together with `include`",
+        ),
+        Field::optional(
+            "rename",
+            Form::Free("a field name for each column"),
+            "fields that are not called as their columns",
+        ),
+        Field::optional(
+            "nested",
+            Form::Texts("column names"),
+            "columns that hold JSON objects or arrays, or texts that are such: they become nested documents. A row with another value is set aside",
         ),
     ],
 };

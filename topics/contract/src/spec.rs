@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use tailwater_document::{ByteSize, Mistakes, Node, Place, Section, Span};
 
-use crate::{Mask, SinkName, TableName, TopicName, shape};
+use crate::{DocumentSpec, Mask, SinkName, TableName, TopicName, shape, shaping};
 
 /// Reads a file that a spec names, such as a mapping, by its path relative to the declaring file.
 pub(crate) type Load<'a> = &'a dyn Fn(&Path) -> std::io::Result<String>;
@@ -173,6 +173,9 @@ pub struct SearchSpec {
     pub alias: String,
     /// OpenSearch's own index body: `mappings` and, if wanted, `settings`.
     pub mapping: serde_json::Value,
+    /// How rows become documents.
+    #[serde(default, skip_serializing_if = "DocumentSpec::is_default")]
+    pub document: DocumentSpec,
     /// When a bulk request is sent.
     pub bulk: BulkSpec,
 }
@@ -386,6 +389,7 @@ fn search(mut search: Section<'_>, load: Load<'_>, mistakes: &mut Mistakes) -> O
         });
         checked.map_err(|problem| search.refuse("mapping", problem, mistakes)).ok()
     });
+    let document = shaping::read(search.section("document", mistakes), mistakes);
     let mut bulk = search.section("bulk", mistakes);
     let spec = BulkSpec {
         bytes: bulk.or("bytes", ByteSize(8 << 20), mistakes).0,
@@ -399,7 +403,7 @@ fn search(mut search: Section<'_>, load: Load<'_>, mistakes: &mut Mistakes) -> O
     );
     bulk.finish_as(&shape::BULK, mistakes);
     search.finish_as(&shape::SEARCH, mistakes);
-    Some(SearchSpec { alias: alias?, mapping: mapping?, bulk: spec })
+    Some(SearchSpec { alias: alias?, mapping: mapping?, document, bulk: spec })
 }
 
 fn millis(span: Span) -> u64 {

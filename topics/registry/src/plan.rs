@@ -18,12 +18,14 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 
 use tailwater_topics_contract::{
-    Catalog, From, Generation, Mask, PipelineName, SinkKind, SinkName, SinkRegistration, SinkSpec,
-    Standing, TableName, TopicName, TopicRegistration, TopicSpec, Values,
+    Catalog, DocumentSpec, From, Generation, Mask, PipelineName, SinkKind, SinkName,
+    SinkRegistration, SinkSpec, Standing, TableName, TopicName, TopicRegistration, TopicSpec,
+    Values,
 };
 
 use crate::change::{Change, NewTopic, Setting, source};
 use crate::refusal::Refusal;
+use crate::table::TableState;
 use crate::world::{IndexState, PublicationState, TopicState, World};
 
 /// Which part of a catalog is planned.
@@ -445,12 +447,15 @@ impl Planner<'_> {
                 format!("topic `{topic}` is not registered; run `tailwater topics apply` first");
             return self.refuse_sink(spec, problem);
         }
-        let SinkKind::Search(_) = &spec.kind else { return };
+        let SinkKind::Search(search) = &spec.kind else { return };
         let Some(topic) = self.catalog.topic(topic) else { return };
         let Some(table) = topic.table() else { return };
         let Some(state) = self.world.tables.get(table) else { return };
+        self.document(spec, &search.document, topic, table, state);
         let mut left_out = state.columns_left_out();
-        left_out.retain(|column| topic.mask.get(*column) != Some(&Mask::Drop));
+        left_out.retain(|column| {
+            topic.mask.get(*column) != Some(&Mask::Drop) && search.document.columns.takes(column)
+        });
         if !left_out.is_empty() {
             let columns: Vec<String> = left_out.iter().map(|name| format!("`{name}`")).collect();
             self.refusals.push(Refusal {
@@ -466,6 +471,29 @@ impl Planner<'_> {
         }
     }
 
+    /// Every column that a sink's documents name must be in the table, and those of ids in the key.
+    fn document(
+        &mut self,
+        spec: &SinkSpec,
+        document: &DocumentSpec,
+        topic: &TopicSpec,
+        table: &TableName,
+        state: &TableState,
+    ) {
+        let has = |column: &str| state.columns.iter().any(|has| has.name == column);
+        for column in document.required().into_iter().filter(|column| !has(column)) {
+            let problem = format!(
+                "names column `{column}` in `document`, and `{table}` has none of that name; every row would be set aside"
+            );
+            self.refuse_sink(spec, problem);
+        }
+        // A table whose key cannot be used is refused with its topic.
+        let Ok(key) = state.key_columns(table, topic.key.as_deref()) else { return };
+        if let Some(obstacle) = document.obstacle(&key, &state.primary_key) {
+            self.refuse_sink(spec, format!("cannot have such a `document`: {obstacle}"));
+        }
+    }
+
     fn same_destination(&mut self, spec: &SinkSpec, stored: &SinkRegistration) {
         let problem = match (&stored.spec.kind, &spec.kind) {
             (SinkKind::Archive(was), SinkKind::Archive(is)) => {
@@ -477,10 +505,10 @@ impl Planner<'_> {
                 Some(format!("is registered for alias `{}`", was.alias))
             }
             (SinkKind::Search(was), SinkKind::Search(is)) => {
-                if was.mapping != is.mapping {
+                if (&was.mapping, &was.document) != (&is.mapping, &is.document) {
                     let name = &spec.name;
                     let problem = format!(
-                        "is registered with another mapping, and an index keeps its own; `tailwater sinks rebuild {name} -f DIR` fills a new index with the declared one and puts it in place"
+                        "is registered with another `mapping` or `document`, and an index keeps its own; `tailwater sinks rebuild {name} -f DIR` fills a new index with the declared one and puts it in place"
                     );
                     self.refuse_sink(spec, problem);
                 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 use rdkafka::ClientConfig;
 use tailwater_sinks_archive::{Store, line, read as archive};
-use tailwater_sinks_search::document::{self, Wish};
+use tailwater_sinks_search::shape::Shape;
 use tailwater_sinks_search::succession::{self, Beside, Filled};
 use tailwater_sinks_search::{Client, SearchSink, SearchWriter};
 use tailwater_sinks_worker::feed::{self, Feeder};
@@ -33,6 +33,7 @@ const NOTE: Duration = Duration::from_secs(5);
 /// An index on its way to hold everything.
 pub(super) struct Filler {
     source: Arc<Source>,
+    shape: Arc<Shape>,
     client: Client,
     index: String,
     feeders: BTreeMap<TopicPartition, Feeder<SearchWriter>>,
@@ -56,8 +57,13 @@ struct Shared {
     filled: Filled,
     refused: Vec<Rejected>,
     records: u64,
-    /// Ids of everything that came, while somebody wants to know.
-    touched: Option<HashSet<String>>,
+    touched: Option<Touched>,
+}
+
+/// Ids of everything that came, while somebody wants to know.
+struct Touched {
+    shape: Arc<Shape>,
+    ids: HashSet<String>,
 }
 
 type Fed = (TopicPartition, Feeder<SearchWriter>);
@@ -95,6 +101,7 @@ impl Filler {
         let filled = feeders.iter().map(|(at, feeder)| (at.clone(), feeder.next())).collect();
         Ok(Self {
             source: Arc::new(Source { kafka: config.kafka_client(), archive }),
+            shape: Arc::clone(sink.shape()),
             client,
             index: target.index.name.clone(),
             feeders,
@@ -115,6 +122,11 @@ impl Filler {
         }
     }
 
+    /// The shape of its documents.
+    pub(super) fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
     /// The index that is filled.
     pub(super) fn index(&self) -> &str {
         &self.index
@@ -132,12 +144,13 @@ impl Filler {
 
     /// From now on, remembers the ids of everything that comes.
     pub(super) fn remember_touched(&self) {
-        lock(&self.shared).touched = Some(HashSet::new());
+        let (shape, ids) = (Arc::clone(&self.shape), HashSet::new());
+        lock(&self.shared).touched = Some(Touched { shape, ids });
     }
 
     /// What came since then.
     pub(super) fn take_touched(&self) -> HashSet<String> {
-        lock(&self.shared).touched.take().unwrap_or_default()
+        lock(&self.shared).touched.take().map(|touched| touched.ids).unwrap_or_default()
     }
 
     /// Takes everything up to where each partition ends now.
@@ -273,10 +286,9 @@ async fn push(
         let mut shared = lock(shared);
         shared.records += 1;
         if let Some(touched) = &mut shared.touched
-            && let Ok(Wish::Write(operation)) =
-                document::read(record.key.as_ref(), record.value.as_ref())
+            && let Ok(address) = touched.shape.address(record.key.as_ref())
         {
-            touched.insert(operation.id);
+            touched.ids.insert(address.id);
         }
     }
     Ok(feeder.push(record).await?)

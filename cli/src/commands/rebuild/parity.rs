@@ -16,10 +16,12 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
+use bytes::Bytes;
 use serde_json::value::RawValue;
 use tailwater_cdc::progress;
 use tailwater_cdc::value::{self, Form};
-use tailwater_sinks_search::{Client, scan, succession};
+use tailwater_sinks_search::shape::Shape;
+use tailwater_sinks_search::{Client, bulk, scan, succession};
 use tailwater_topics_contract::{From, Lsn, Registrations, SinkRegistration, TableName};
 use tokio_postgres::SimpleQueryMessage;
 
@@ -51,7 +53,7 @@ pub(super) async fn check(
     client: &Client,
 ) -> anyhow::Result<bool> {
     filler.remember_touched();
-    let (rows, lsn) = snapshot(config, registrations, sink).await?;
+    let (rows, lsn) = snapshot(config, registrations, sink, filler.shape()).await?;
     eprintln!("comparing with {} rows of Postgres at {lsn}", rows.len());
     until_read(config, registrations, sink, lsn).await?;
     filler.catch_up().await?;
@@ -98,6 +100,7 @@ async fn snapshot(
     config: &Config,
     registrations: &Registrations,
     sink: &SinkRegistration,
+    shape: &Shape,
 ) -> anyhow::Result<(Rows, Lsn)> {
     let client =
         tailwater_postgres::client(&config.postgres, &format!("tailwater {}", config.pipeline))
@@ -115,7 +118,7 @@ async fn snapshot(
         let topic = topic.with_context(|| "a topic of the sink is not registered".to_owned())?;
         let From::Table(table) = &topic.spec.from else { continue };
         let columns = columns(&client, &publication, table).await?;
-        read(&client, table, &columns, &topic.key_columns, &mut rows)
+        read(&client, table, &columns, &topic.key_columns, shape, &mut rows)
             .await
             .with_context(|| format!("reading `{table}`"))?;
     }
@@ -166,6 +169,7 @@ async fn read(
     table: &TableName,
     columns: &[Column],
     key: &[String],
+    shape: &Shape,
     rows: &mut Rows,
 ) -> anyhow::Result<()> {
     let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
@@ -179,10 +183,11 @@ async fn read(
     loop {
         // Texts, as the reader gets them.
         let fetched = client.simple_query(&format!("fetch {ROWS} from parity")).await?;
-        let before = rows.len();
+        let mut is_end = true;
         for message in &fetched {
             let SimpleQueryMessage::Row(row) = message else { continue };
-            let mut fields = BTreeMap::new();
+            is_end = false;
+            let mut fields = Vec::new();
             for (place, column) in columns.iter().enumerate() {
                 let mut text = Vec::new();
                 match row.get(place) {
@@ -196,39 +201,33 @@ async fn read(
                         }
                     }
                 }
-                fields.insert(column.name.as_str(), String::from_utf8(text)?);
+                fields.push((column.name.as_str(), String::from_utf8(text)?));
             }
-            let fields: BTreeMap<&str, &str> =
-                fields.iter().map(|(name, text)| (*name, text.as_str())).collect();
-            rows.insert(id_of(columns, key, &fields)?, hash(&fields));
+            let of_key = |(name, _): &&(&str, String)| key.iter().any(|column| column == name);
+            let key = object(fields.iter().filter(of_key))?;
+            let row = object(fields.iter())?;
+            // By the code that writes them, so that what is compared is what would be written.
+            // One that cannot be a document was refused by the filling as well, and counted there.
+            let Ok(document) = shape.document(std::str::from_utf8(&row)?, &row) else { continue };
+            let document: Vec<u8> = bulk::on_one_line(&document).collect();
+            let document: &RawValue = serde_json::from_slice(&document)?;
+            let hash = fields_of(document).context("a document is an object")?;
+            rows.insert(shape.address(Some(&key))?.id, hash);
         }
-        if rows.len() == before {
+        if is_end {
             break;
         }
     }
     Ok(client.batch_execute("close parity").await?)
 }
 
-/// As `_id` is made from a record's key: the only column's contents, or the key as it is.
-fn id_of(
-    columns: &[Column],
-    key: &[String],
-    fields: &BTreeMap<&str, &str>,
-) -> anyhow::Result<String> {
-    if let [only] = key {
-        let text = fields.get(only.as_str()).context("the key column is not published")?;
-        return if text.starts_with('"') {
-            Ok(serde_json::from_str(text)?)
-        } else {
-            Ok((*text).to_owned())
-        };
-    }
+/// Fields as the reader writes them, in the order of the table.
+fn object<'f>(fields: impl Iterator<Item = &'f (&'f str, String)>) -> anyhow::Result<Bytes> {
     let mut parts = Vec::new();
-    for column in columns.iter().filter(|column| key.contains(&column.name)) {
-        let name = serde_json::to_string(&column.name)?;
-        parts.push(format!("{name}:{}", fields[column.name.as_str()]));
+    for (name, text) in fields {
+        parts.push(format!("{}:{text}", serde_json::to_string(name)?));
     }
-    Ok(format!("{{{}}}", parts.join(",")))
+    Ok(format!("{{{}}}", parts.join(",")).into())
 }
 
 /// The hash of a document's fields; nothing when it is no object.

@@ -37,6 +37,8 @@ pub(crate) enum Fault {
 pub(crate) struct Inner {
     /// By id: version, and the document unless deleted.
     documents: BTreeMap<String, (u64, Option<Value>)>,
+    /// By id: which shard its operations went to.
+    routings: BTreeMap<String, Option<String>>,
     index: Option<(String, Value)>,
     /// How many were made.
     made: usize,
@@ -161,6 +163,7 @@ async fn mapping(State(fake): State<Fake>, Path(name): Path<String>, body: Strin
 
 struct Operation {
     id: String,
+    routing: Option<String>,
     version: u64,
     document: Option<Value>,
 }
@@ -179,7 +182,8 @@ fn parse(headers: &HeaderMap, query: &BTreeMap<String, String>, body: &Bytes) ->
         let action: Value = serde_json::from_str(line).unwrap();
         let (name, fields) = action.as_object().unwrap().iter().next().unwrap();
         assert_eq!(fields["version_type"], "external_gte");
-        assert_eq!(fields.as_object().unwrap().len(), 3);
+        let routing = fields.get("routing").map(|routing| routing.as_str().unwrap().to_owned());
+        assert_eq!(fields.as_object().unwrap().len(), 3 + usize::from(routing.is_some()));
         let document = match name.as_str() {
             "index" => Some(serde_json::from_str(lines.next().unwrap()).unwrap()),
             "delete" => None,
@@ -187,7 +191,8 @@ fn parse(headers: &HeaderMap, query: &BTreeMap<String, String>, body: &Bytes) ->
         };
         let id = fields["_id"].as_str().unwrap().to_owned();
         assert!((1..=512).contains(&id.len()));
-        operations.push(Operation { id, version: fields["version"].as_u64().unwrap(), document });
+        let version = fields["version"].as_u64().unwrap();
+        operations.push(Operation { id, routing, version, document });
     }
     let ids: std::collections::BTreeSet<_> = operations.iter().map(|one| &one.id).collect();
     assert_eq!(ids.len(), operations.len(), "an id is in a request twice");
@@ -258,6 +263,8 @@ fn apply(inner: &mut Inner, operation: &Operation, place: usize, fault: &Fault) 
     if name.is_some() && name == inner.refused_name.as_deref() {
         return failed(400, "mapper_parsing_exception");
     }
+    let routing = inner.routings.entry(operation.id.clone());
+    assert_eq!(*routing.or_insert(operation.routing.clone()), operation.routing, "on two shards");
     let current = inner.documents.get(&operation.id);
     if current.is_some_and(|(version, _)| *version > operation.version) {
         return failed(409, "version_conflict_engine_exception");

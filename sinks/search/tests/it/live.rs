@@ -14,7 +14,7 @@ use tailwater_topics_contract::{SearchSpec, TopicName};
 
 use crate::records::{
     Topic, assert_definite, assert_transient, client, committed, contract_poison, contract_record,
-    delete, open, partition, pipeline, push_all, put, row, spec,
+    delete, delete_stock, open, partition, pipeline, push_all, put, row, shaped, spec, stock,
 };
 
 /// An alias of its own on a real server; everything of it goes with it.
@@ -42,7 +42,12 @@ impl Live {
         index::first_index(&self.spec)
     }
 
-    pub(crate) async fn call(&self, method: Method, path: &str, body: Option<Value>) -> (StatusCode, Value) {
+    pub(crate) async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+    ) -> (StatusCode, Value) {
         let request = reqwest::Client::new().request(method, format!("{}/{path}", self.url));
         let request = match body {
             Some(body) => request.json(&body),
@@ -371,6 +376,56 @@ async fn an_index_filled_beside_takes_the_place_of_the_old_one_and_is_believed_u
     let at = Committed { offset: 7, metadata: remembered };
     assert_eq!(world.sink().open(&partition(), Some(&at)).await.unwrap().1, 7);
     assert_eq!(world.documents().await.len(), 6);
+}
+
+#[tokio::test]
+async fn documents_of_a_declared_shape_are_found_by_their_updates_and_deletions() {
+    let mut live = Live::new();
+    live.spec = shaped(&live.spec.alias);
+    let mut writer = open(&live.sink()).await;
+    // On two lines, as somebody may write JSON into a text.
+    let attributes = |value: &str| format!("[{{\"name\":\"size\",\n \"value\":{}}}]", json!(value));
+    let tenants = ["a", "b", "c:d", "e,f", "\\"];
+    let mut seq = 0;
+    let mut next = || {
+        seq += 1;
+        seq
+    };
+    for round in 0..2 {
+        for tenant in tenants {
+            for id in 0..5 {
+                let text = attributes(&format!("{tenant}{id}{round}"));
+                push_all(&mut writer, [stock(next(), tenant, id, &text)]);
+            }
+        }
+        assert!(writer.flush(next().cast_signed()).await.unwrap().rejected.is_empty());
+    }
+    for tenant in tenants {
+        push_all(&mut writer, (0..3).map(|id| delete_stock(next(), tenant, id)));
+    }
+    // What nobody wrote is deleted as well.
+    push_all(&mut writer, [delete_stock(next(), "nobody", 1)]);
+    assert!(writer.flush(next().cast_signed()).await.unwrap().rejected.is_empty());
+    let documents = live.documents().await;
+    let ids: Vec<&str> = documents.keys().map(String::as_str).collect();
+    let expected =
+        ["3:\\\\", "3:a", "3:b", "3:c\\:d", "3:e,f", "4:\\\\", "4:a", "4:b", "4:c\\:d", "4:e,f"];
+    assert_eq!(ids, expected);
+    let document = &documents["3:a"].1;
+    assert!(document.get("cost").is_none() && document.get("name").is_none(), "{document}");
+    assert!(document["title"].as_str().unwrap().starts_with('n'));
+    assert_eq!(document["attributes"], json!([{"name": "size", "value": "a31"}]));
+    // The nested document is one, and lies on the shard of its tenant.
+    let path = format!("{}/_search?routing=b", live.spec.alias);
+    let is_b =
+        json!({"nested": {"path": "attributes", "query": {"term": {"attributes.value": "b41"}}}});
+    let (_, found) = live.call(Method::POST, &path, Some(json!({ "query": is_b }))).await;
+    let hits = found["hits"]["hits"].as_array().unwrap();
+    assert_eq!(
+        (hits.len(), &hits[0]["_id"], &hits[0]["_routing"]),
+        (1, &json!("4:b"), &json!("b"))
+    );
+    live.drop_index().await;
 }
 
 #[tokio::test]

@@ -14,8 +14,8 @@ use tailwater_topics_contract::{SearchSpec, TopicName};
 use crate::fake::{Fake, Fault};
 use crate::records::{
     REFUSED_NAME, Topic, assert_definite, assert_transient, client, committed, contract_poison,
-    contract_record, delete, open, partition, pipeline, push_all, put, row, spec, tombstone,
-    truncate,
+    contract_record, delete, delete_stock, open, partition, pipeline, push_all, put, row, shaped,
+    spec, stock, tombstone, truncate,
 };
 
 /// Long enough to see the waits, short enough not to wait for them.
@@ -396,6 +396,38 @@ async fn an_index_goes_on_only_with_the_topic_that_filled_it() {
     assert_definite(refused, "generation 2 is registered");
     assert_definite(opened(made_again, None).await, "`tailwater sinks rebuild NAME`");
     opened(Topic { id: None, ..first }, None).await.unwrap();
+}
+
+#[tokio::test]
+async fn rows_without_the_declared_columns_are_set_aside_and_their_neighbours_and_deletions_go_on()
+{
+    let fake = Fake::start().await;
+    let mut writer = open(&sink(&fake, shaped("products"))).await;
+    push_all(&mut writer, [stock(1, "a", 1, "[]"), stock(2, "a:b", 2, "[]")]);
+    for (record, class) in [
+        (row(3, 3, &json!({"tenant": "a", "id": 3, "name": "x"})), "missing-columns"),
+        (stock(3, "a", 3, "7"), "not-nested"),
+        (row(3, 3, &json!({"name": "x", "title": "y", "attributes": []})), "same-field"),
+        // A key without one of the columns of ids.
+        (delete(3, 3), "bad-id"),
+    ] {
+        let rejected = writer.push(record.clone()).unwrap_err();
+        assert_eq!((rejected.class, &rejected.record), (class, &record));
+    }
+    push_all(&mut writer, [stock(4, "a", 4, "{}"), delete_stock(5, "a", 1)]);
+    assert!(writer.flush(6).await.unwrap().rejected.is_empty());
+    assert_eq!(fake.lock().requests, [["1:a", r"2:a\:b", "4:a"]]);
+    assert_eq!(writer.buffered_bytes(), 0);
+}
+
+#[tokio::test]
+async fn another_shape_of_documents_asks_for_a_rebuild() {
+    let fake = Fake::start().await;
+    open(&sink(&fake, shaped("products"))).await;
+    let mut changed = shaped("products");
+    changed.document.nested.clear();
+    let opened = sink(&fake, changed).open(&partition(), None).await.map(|(_, offset)| offset);
+    assert_definite(opened, "the shape of its documents was declared otherwise");
 }
 
 #[tokio::test]

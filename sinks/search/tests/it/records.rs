@@ -8,7 +8,9 @@ use tailwater_config::SearchConfig;
 use tailwater_sinks_search::{Client, SearchSink, SearchWriter, Source, Sources};
 use tailwater_sinks_worker::topic_id::TopicId;
 use tailwater_sinks_worker::{Committed, Sink, SinkError, SourceRecord, TopicPartition, Writer};
-use tailwater_topics_contract::{BulkSpec, Generation, PipelineName, SearchSpec, TopicName};
+use tailwater_topics_contract::{
+    BulkSpec, Columns, DocumentSpec, Generation, PipelineName, SearchSpec, TopicName,
+};
 
 pub(crate) fn pipeline() -> PipelineName {
     "market".parse().unwrap()
@@ -26,7 +28,8 @@ pub(crate) fn spec(alias: &str) -> SearchSpec {
         "big": {"type": "long"},
     }}});
     let bulk = BulkSpec { bytes: 8 << 20, operations: 2000, age_ms: 500 };
-    SearchSpec { alias: alias.to_owned(), mapping, bulk }
+    let document = DocumentSpec::default();
+    SearchSpec { alias: alias.to_owned(), mapping, document, bulk }
 }
 
 pub(crate) fn client(url: &str) -> Client {
@@ -95,6 +98,46 @@ pub(crate) fn row(seq: u64, id: i64, after: &Value) -> SourceRecord {
 
 pub(crate) fn delete(seq: u64, id: i64) -> SourceRecord {
     record(seq.cast_signed(), id, &change("d", &Value::Null, seq))
+}
+
+/// What [`shaped`] documents are made of: the row of a tenant, with this text in it.
+pub(crate) fn stock(seq: u64, tenant: &str, id: i64, attributes: &str) -> SourceRecord {
+    let after = json!({
+        "tenant": tenant, "id": id, "name": format!("n{seq}"), "attributes": attributes, "cost": 1,
+    });
+    keyed(row(seq, id, &after), tenant, id)
+}
+
+pub(crate) fn delete_stock(seq: u64, tenant: &str, id: i64) -> SourceRecord {
+    keyed(delete(seq, id), tenant, id)
+}
+
+fn keyed(record: SourceRecord, tenant: &str, id: i64) -> SourceRecord {
+    let key = format!("{{\"tenant\":{},\"id\":{id}}}", json!(tenant));
+    SourceRecord { key: Some(key.into()), ..record }
+}
+
+/// Documents under ids of two columns, on the shard of their tenant, renamed, nested and without one of their columns.
+pub(crate) fn shaped(alias: &str) -> SearchSpec {
+    let mapping = json!({
+        "settings": {"number_of_shards": 3},
+        "mappings": {"dynamic": "strict", "_routing": {"required": true}, "properties": {
+            "tenant": {"type": "keyword"},
+            "id": {"type": "long"},
+            "title": {"type": "keyword"},
+            "attributes": {"type": "nested", "properties": {
+                "name": {"type": "keyword"}, "value": {"type": "keyword"},
+            }},
+        }},
+    });
+    let document = DocumentSpec {
+        id: vec!["id".into(), "tenant".into()],
+        routing: Some("tenant".into()),
+        columns: Columns::Exclude(vec!["cost".into()]),
+        rename: [("name".into(), "title".into())].into(),
+        nested: vec!["attributes".into()],
+    };
+    SearchSpec { mapping, document, ..spec(alias) }
 }
 
 pub(crate) fn truncate(seq: u64) -> SourceRecord {

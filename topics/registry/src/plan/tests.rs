@@ -321,6 +321,32 @@ fn a_topic_that_vanished_from_kafka_is_made_again_as_the_next_generation() {
 }
 
 #[test]
+fn documents_that_name_what_is_not_there_are_refused() {
+    let with = |document: &str| {
+        CATALOG.replace(
+            "mapping: m.json }",
+            &format!("mapping: m.json, document: {{ {document} }} }}"),
+        )
+    };
+    for (document, problem) in [
+        ("include: [id, colour]", "column `colour`"),
+        ("rename: { colour: farbe }", "column `colour`"),
+        ("nested: [colour]", "column `colour`"),
+        ("id: [name]", "`name` is not in the key (id)"),
+        ("routing: name", "`name` is not in the key (id)"),
+    ] {
+        let refused = refused(&with(document), &empty_world());
+        assert!(refused[0].contains(problem), "{document}: {refused:?}");
+    }
+    let shaped = with("id: [id], routing: id, exclude: [name]");
+    let world = applied(&shaped);
+    assert!(planned(&shaped, &world).is_empty());
+    let refused = refused(CATALOG, &world);
+    assert!(refused[0].contains("another `mapping` or `document`"), "{refused:?}");
+    assert!(refused[0].contains("tailwater sinks rebuild stock-search"), "{refused:?}");
+}
+
+#[test]
 fn an_apply_leaves_a_paused_sink_paused() {
     let mut world = applied(CATALOG);
     let name: SinkName = "lake".parse().expect("valid");
