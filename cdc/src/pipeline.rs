@@ -341,7 +341,7 @@ impl<P: Publisher> Pipeline<P> {
         }
     }
 
-    /// How full the open Kafka transaction is; 1 is full.
+    /// How full the open Kafka transaction is; 1 is full for changes.
     fn fill(&self) -> f64 {
         let bytes = self.open.bytes as f64 / self.limits.transaction_bytes as f64;
         let records = self.open.records as f64 / self.limits.transaction_rows as f64;
@@ -396,6 +396,7 @@ impl<P: Publisher> Pipeline<P> {
     /// Ends the Kafka transaction: records, progress, commit; only then the slot.
     fn close(&mut self) -> Result<(), Error> {
         self.hand_over()?;
+        self.publisher.settle()?;
         crash::point(Point::Closing);
         let at = self.at();
         if let Some(lane) = self.lanes.get(JOINING) {

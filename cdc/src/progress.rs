@@ -42,7 +42,8 @@ const VERSION: u32 = 1;
 /// How many repairs are remembered.
 pub const REPAIRS_MAX: usize = 16;
 
-/// Next offsets per partition of each topic, as far as deliveries have told; -1 is unknown.
+/// Next offsets per partition of each topic, as far as deliveries have told: of each partition that holds records of ours, at
+/// least that of some of them; -1 is unknown.
 pub type Ends = BTreeMap<TopicName, Vec<i64>>;
 
 /// One progress record.

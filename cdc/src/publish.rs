@@ -35,6 +35,12 @@ pub trait Publisher: Send + 'static {
     /// Adds the records to the open transaction, or opens one.
     fn send(&mut self, batch: &Batch) -> Result<(), Error>;
 
+    /// Waits until [`Self::ends`] knows an end of every partition that has records, so that progress never lacks one: a
+    /// topic that was deleted and made again while no reader ran would not be found out.
+    fn settle(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// Adds the progress value and commits; without sent records it is a transaction of its own.
     fn commit(&mut self, progress: &[u8]) -> Result<(), Error>;
 

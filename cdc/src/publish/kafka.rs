@@ -82,6 +82,8 @@ pub struct Kafka {
     known: KnownEnds,
     /// When the open transaction must be over.
     deadline: Option<Instant>,
+    /// The open transaction has records for partitions whose end nobody has told.
+    is_news: bool,
 }
 
 /// Ends of partitions that a session has seen and perhaps could not write down: its successor must not find less.
@@ -104,6 +106,21 @@ struct Topic {
     partitions: Option<u32>,
     /// Largest batch that it takes; `None` when the brokers did not say.
     bytes_max: Option<usize>,
+    /// Partitions whose ends are known.
+    known: Vec<bool>,
+}
+
+impl Topic {
+    /// Whether nobody has told the end of the partition that a record goes to.
+    fn is_news(&self, partition: Option<i32>) -> bool {
+        let at = partition.and_then(|partition| usize::try_from(partition).ok());
+        match (at, self.partitions) {
+            (Some(at), _) => !self.known.get(at).is_some_and(|known| *known),
+            // The client chooses.
+            (None, Some(count)) => self.known.len() < count as usize || self.known.contains(&false),
+            (None, None) => false,
+        }
+    }
 }
 
 impl Kafka {
@@ -164,6 +181,7 @@ impl Kafka {
             wait,
             known,
             deadline: None,
+            is_news: false,
         };
         for topic in topics {
             let place = kafka.place(&topic.spec.name);
@@ -178,6 +196,14 @@ impl Kafka {
         for (topic, ends) in ends {
             let place = self.place(topic);
             self.producer.context().seen().ends[place].clone_from(ends);
+        }
+        self.note_ends();
+    }
+
+    fn note_ends(&mut self) {
+        let seen = self.producer.context().seen();
+        for (topic, ends) in self.topics.iter_mut().zip(&seen.ends) {
+            topic.known = ends.iter().map(|end| *end >= 0).collect();
         }
     }
 
@@ -220,7 +246,8 @@ impl Kafka {
         }
         let place = self.topics.len();
         self.places.insert(topic.clone(), place);
-        self.topics.push(Topic { name: topic.clone(), partitions: None, bytes_max: None });
+        let (name, known) = (topic.clone(), Vec::new());
+        self.topics.push(Topic { name, partitions: None, bytes_max: None, known });
         self.producer.context().seen().ends.push(Vec::new());
         place
     }
@@ -442,6 +469,7 @@ impl Publisher for Kafka {
             let by_key = |partitions| Some(partition::of_key(record.key()?, partitions));
             let partition =
                 record.partition().or_else(|| self.topics[place].partitions.and_then(by_key));
+            self.is_news |= self.topics[place].is_news(partition);
             let out = BaseRecord {
                 topic: record.topic().as_str(),
                 partition,
@@ -454,6 +482,15 @@ impl Publisher for Kafka {
             self.hand_over(out, deadline)?;
         }
         self.producer.poll(Duration::ZERO);
+        Ok(())
+    }
+
+    fn settle(&mut self) -> Result<(), Error> {
+        if std::mem::take(&mut self.is_news) {
+            let deadline = self.begin()?;
+            self.deliver(deadline)?;
+            self.note_ends();
+        }
         Ok(())
     }
 

@@ -128,6 +128,20 @@ async fn a_topic_made_anew_under_a_running_reader_stops_it_and_holds_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_made_anew_after_the_first_record_of_a_reader_that_died_is_found_out() {
+    let world = World::new().await;
+    world.begin().await;
+    let mut child = world.start_child();
+    world.sql("INSERT INTO item VALUES (1, 'x')").await;
+    world.read_until(&world.changes(), 1).await;
+    child.kill().expect("it can be killed");
+    child.wait().expect("it is gone");
+    make_anew(&world.changes()).await;
+    assert_eq!(world.fail().await.code(), "TW026");
+    world.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_progress_topic_that_was_deleted_stops_the_reader_for_good() {
     let world = World::new().await;
     world.begin().await;
