@@ -3,6 +3,7 @@
 //! ```text
 //!  fence ─Fenced─▶ progress ─ProgressRead─▶ announce ─Announced─▶ slot ─SlotMade─▶ snapshot ─SnapshotKept─▶ position ─PositionWritten─▶ stream
 //!  copy ─CopyBegun─ rows ─RowsCopied─ range ─RangeCopied─ table ─TableCopied─ … ─CopyEnding─▶ commit ─CopyEnded─▶
+//!  stream ─TablesLeft─▶ their own lane: a copy as above, then changes ─▶ ─TablesJoined─▶ stream
 //!  batch ─BatchSent─ … ─Closing─▶ progress ─ProgressSent─▶ delivered ─Delivered─▶ commit ─Committed─▶ ─Noted─▶ slot
 //! ```
 //!
@@ -37,6 +38,10 @@ pub enum Point {
     CopyEnding,
     /// The copy is durable, the stream is still held.
     CopyEnded,
+    /// Tables that are to join have left the stream; nobody has written that down.
+    TablesLeft,
+    /// Tables have joined the stream; nobody has written that down.
+    TablesJoined,
     /// New registrations came, and are not taken.
     Registering,
     /// New registrations are taken.
@@ -63,7 +68,7 @@ pub enum Point {
 
 impl Point {
     /// All, in the order of a reader's life.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 26] = [
         Self::Fenced,
         Self::ProgressRead,
         Self::Announced,
@@ -77,6 +82,8 @@ impl Point {
         Self::TableCopied,
         Self::CopyEnding,
         Self::CopyEnded,
+        Self::TablesLeft,
+        Self::TablesJoined,
         Self::Registering,
         Self::Registered,
         Self::Begun,

@@ -29,6 +29,7 @@ use super::Pipeline;
 use super::lane::{Held, JOINING, Lane, STREAM};
 use crate::capture::Resume;
 use crate::copies::Existing;
+use crate::crash::{self, Point};
 use crate::error::Error;
 use crate::metrics as names;
 use crate::publish::Publisher;
@@ -152,6 +153,7 @@ impl<P: Publisher> Pipeline<P> {
         let told: Vec<String> = tables.iter().map(ToString::to_string).collect();
         tracing::info!(at = %position, tables = told.join(", "), "tables are joining beside the stream");
         self.progress.on_join(tables, position);
+        crash::point(Point::TablesLeft);
         Ok(())
     }
 
@@ -212,6 +214,7 @@ impl<P: Publisher> Pipeline<P> {
         self.progress.on_joined();
         metrics::gauge!(names::JOINING_LAG_BYTES).set(0.0);
         tracing::info!(%at, has_caught_up, "the tables have joined the stream");
+        crash::point(Point::TablesJoined);
         self.close()
     }
 }

@@ -72,6 +72,10 @@ async fn a_reader_that_dies_at_every_crash_point_delivers_the_ledger_once() {
         let ground = Ground::new(World::new().await).await;
         let mut deaths = 0;
         for point in Point::ALL {
+            if matches!(point, Point::TablesLeft | Point::TablesJoined) {
+                // No table joins here; see `live::join`.
+                continue;
+            }
             // A place that a process passes once is hit again and again by the next ones.
             let (deaths_here, hit) = match point {
                 Point::PositionWritten | Point::CopyEnded => (1, 1),
@@ -197,6 +201,8 @@ fn passed_by_every_session(point: &Point) -> bool {
             | Point::TableCopied
             | Point::CopyEnding
             | Point::CopyEnded
+            | Point::TablesLeft
+            | Point::TablesJoined
     )
 }
 

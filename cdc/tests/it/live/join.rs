@@ -1,22 +1,27 @@
 //! Tables that join a stream which goes on, between a real Postgres and a real Kafka.
 
 use std::collections::BTreeMap;
+use std::os::unix::process::ExitStatusExt;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tailwater_cdc::config::Limits;
 use tailwater_cdc::copies::Existing;
+use tailwater_cdc::crash::Point;
 use tailwater_cdc::progress;
 use tailwater_runtime::clock;
-use tailwater_topics_contract::{Reread, TableName};
+use tailwater_topics_contract::{Reread, Standing, TableName, TopicRegistration};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 
 use super::snapshot::{
     assert_dense, assert_history, assert_same, fold, table, wait_for_a_part, wait_for_all,
-    wait_for_copies, write,
+    wait_for_copies, write, write_while,
 };
 use crate::live::{PATIENCE, Record, World};
 use crate::own_postgres::OwnPostgres;
@@ -35,14 +40,26 @@ async fn create_late(world: &World, rows: u32) {
         .await;
 }
 
-/// Changes random rows of the table until told otherwise, so that every one is counted in its row.
+/// Changes random rows of the table, so that every one is counted in its row.
 fn change_late(world: &World, rows: u32, seed: u64, for_how_long: Duration) -> JoinHandle<u64> {
+    let begun = Instant::now();
+    change_late_while(world, rows, seed, Duration::ZERO, move || begun.elapsed() < for_how_long)
+}
+
+/// The same with a pause after each, as long as it is told to.
+fn change_late_while(
+    world: &World,
+    rows: u32,
+    seed: u64,
+    pause: Duration,
+    is_wanted: impl Fn() -> bool + Send + 'static,
+) -> JoinHandle<u64> {
     let config = world.config.postgres.clone();
     tokio::spawn(async move {
         let client = crate::live::connect(&config, &config.database).await;
         let mut random = StdRng::seed_from_u64(seed);
-        let (begun, mut count) = (Instant::now(), 0);
-        while begun.elapsed() < for_how_long {
+        let mut count = 0;
+        while is_wanted() {
             let id = random.random_range(1..=rows);
             let sql = match random.random_range(0..8) {
                 0 => format!("INSERT INTO late VALUES ({}, 0, 'new')", rows + 1 + count as u32),
@@ -53,6 +70,9 @@ fn change_late(world: &World, rows: u32, seed: u64, for_how_long: Duration) -> J
             };
             client.batch_execute(&sql).await.expect("there is one writer");
             count += 1;
+            if pause > Duration::ZERO {
+                sleep(pause).await;
+            }
         }
         count
     })
@@ -78,6 +98,25 @@ fn assert_every_change(records: &[Record], what: &str) {
                 );
             }
         }
+    }
+}
+
+impl World {
+    /// Asks for the rows of the table once more. Answers when.
+    fn ask_for_late(&mut self) -> i64 {
+        let asked_ms = clock::now_ms();
+        let reread = Some(Reread { asked_ms, reason: "a test".to_owned() });
+        self.late_topic().reread = reread;
+        asked_ms
+    }
+
+    fn stand(&mut self, standing: Standing) {
+        self.late_topic().standing = standing;
+    }
+
+    fn late_topic(&mut self) -> &mut TopicRegistration {
+        let topic = self.topic("late");
+        self.registrations.topics.get_mut(&topic).expect("it is registered")
     }
 }
 
@@ -188,10 +227,7 @@ async fn a_reader_killed_while_a_table_joins_misses_and_repeats_no_change() {
     while kills < 6 || !writers.iter().all(JoinHandle::is_finished) {
         if kills > 0 && is_answered(&world, asked_ms).await {
             // Once more, and the topic holds its rows by now.
-            asked_ms = clock::now_ms();
-            let topic = world.topic("late");
-            let topic = world.registrations.topics.get_mut(&topic).expect("it is registered");
-            topic.reread = Some(Reread { asked_ms, reason: "a test".to_owned() });
+            asked_ms = world.ask_for_late();
         }
         let mut child = world.start_child();
         // Every other time in the middle of the copy, otherwise where it has been made if that can be met.
@@ -230,6 +266,145 @@ async fn a_reader_killed_while_a_table_joins_misses_and_repeats_no_change() {
     wait_for_all(&world).await;
     reader.stop().await.expect("it drains");
     assert_both(&world, &what).await;
+    world.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_that_dies_at_every_step_of_joining_misses_and_repeats_no_change() {
+    const ROWS: u32 = 5_000;
+    const PAUSE: Duration = Duration::from_millis(5);
+    const STEPS: [Point; 15] = [
+        Point::TablesLeft,
+        Point::CopyBegun,
+        Point::RowsCopied,
+        Point::RangeCopied,
+        Point::TableCopied,
+        Point::CopyEnding,
+        Point::CopyEnded,
+        Point::TablesJoined,
+        // With changes of both lanes in one Kafka transaction.
+        Point::Begun,
+        Point::BatchSent,
+        Point::ProgressSent,
+        Point::Delivered,
+        Point::Committed,
+        Point::Noted,
+        Point::Confirmed,
+    ];
+    let seed = clock::now_ms() as u64;
+    let what = format!("seed {seed}");
+    println!("{what}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut world = World::new().await;
+    create_late(&world, ROWS).await;
+    let reader = world.start_reader().await;
+    wait_for_copies(&world, 1).await;
+    reader.stop().await.expect("it drains");
+    world.capture("public.late", "id", "late", "late").await;
+    let done = CancellationToken::new();
+    let is_wanted = || {
+        let done = done.clone();
+        move || !done.is_cancelled()
+    };
+    let writers = [
+        write_while(&world, seed, PAUSE, is_wanted()),
+        change_late_while(&world, ROWS, seed, PAUSE, is_wanted()),
+    ];
+    let (mut asked_ms, mut apart) = (0, 0);
+    for point in STEPS {
+        if is_answered(&world, asked_ms).await {
+            asked_ms = world.ask_for_late();
+        }
+        let is_of_copy = STEPS[..8].contains(&point);
+        let hit = if is_of_copy { 1 } else { random.random_range(3..10) };
+        let number = Point::ALL.iter().position(|each| *each == point);
+        let words = json!({"rows": 500, "crash": {"point": number, "hit": hit, "act": "die"}});
+        let mut child = world.start_child_with(words, Stdio::inherit());
+        let begun = Instant::now();
+        let status = loop {
+            if let Some(status) = child.try_wait().expect("ours") {
+                break status;
+            }
+            assert!(begun.elapsed() < PATIENCE, "{what}: it does not come to {point:?}");
+            sleep(Duration::from_millis(20)).await;
+        };
+        assert_eq!(status.signal(), Some(Signal::SIGABRT as i32), "{what}: {point:?}: {status}");
+        world.assert_not_ahead().await;
+        let record = world.progress().await.expect("there is progress");
+        apart += usize::from(record.joining.is_some());
+    }
+    println!("{} deaths, {apart} of them while progress said that tables stand apart", STEPS.len());
+    assert!(apart >= 4, "{what}: hardly any death met a table that was joining");
+    done.cancel();
+    for writer in writers {
+        assert!(writer.await.expect("no panic") > 0);
+    }
+    let reader = world.start_reader().await;
+    let begun = Instant::now();
+    while !is_answered(&world, asked_ms).await {
+        assert!(begun.elapsed() < PATIENCE * 2, "{what}: it does not join");
+        sleep(Duration::from_millis(100)).await;
+    }
+    wait_for_all(&world).await;
+    reader.stop().await.expect("it drains");
+    assert_both(&world, &what).await;
+    world.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_whose_topic_is_removed_while_it_joins_is_let_go_and_may_come_back() {
+    const ROWS: u32 = 200_000;
+    let seed = clock::now_ms() as u64;
+    let what = format!("seed {seed}");
+    println!("{what}");
+    let mut world = World::new().await;
+    world.config.limits = Limits { copy_workers: 1, queue_bytes: 1 << 20, ..Limits::default() };
+    create_late(&world, ROWS).await;
+    let reader = world.start_reader().await;
+    wait_for_copies(&world, 1).await;
+    let writers = [
+        write(&world, seed, Duration::from_secs(8)),
+        change_late(&world, ROWS, seed, Duration::from_secs(8)),
+    ];
+    world.capture("public.late", "id", "late", "late").await;
+    reader.registrations.send(world.registrations.clone()).expect("it follows");
+    wait_for_a_part(&world).await;
+    world.stand(Standing::Removed);
+    reader.registrations.send(world.registrations.clone()).expect("it follows");
+    let begun = Instant::now();
+    let record = loop {
+        let record = world.progress().await.expect("there is progress");
+        if record.joining.is_none() {
+            break record;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{what}: it goes on joining");
+        sleep(Duration::from_millis(50)).await;
+    };
+    let known = record.tables.get(&late());
+    assert!(!matches!(known, Some(Existing::Copied { .. })), "{what}: {known:?}");
+    let slots = "SELECT count(*) FROM pg_replication_slots WHERE temporary AND database = current_database()";
+    while world.count(slots).await > 0 {
+        assert!(begun.elapsed() < PATIENCE, "{what}: a slot stays");
+        sleep(Duration::from_millis(50)).await;
+    }
+    let written = World::read_all(&world.topic("late")).len();
+    assert!(written > 0 && written < ROWS as usize, "{what}: {written} rows were copied");
+    // Nothing is written to a topic that is removed.
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(World::read_all(&world.topic("late")).len(), written, "{what}");
+    world.stand(Standing::Active);
+    reader.registrations.send(world.registrations.clone()).expect("it follows");
+    for writer in writers {
+        assert!(writer.await.expect("no panic") > 0);
+    }
+    wait_for_copies(&world, 2).await;
+    wait_for_all(&world).await;
+    reader.stop().await.expect("it drains");
+    let late = World::read_all(&world.topic("late"));
+    assert_same(&fold(&late), &table(&world, "late", "id").await, &what);
+    let item = World::read_all(&world.changes());
+    assert_same(&fold(&item), &table(&world, "item", "id").await, &what);
+    assert_dense(item.iter().chain(&late).map(Record::seq).collect(), &what);
     world.drop().await;
 }
 

@@ -476,13 +476,23 @@ async fn row_security_stops_a_copy_that_would_leave_rows_out() {
 
 /// Inserts, updates, deletes, key changes and rollbacks of random rows, until told to stop.
 pub(super) fn write(world: &World, seed: u64, for_how_long: Duration) -> JoinHandle<u64> {
+    let begun = Instant::now();
+    write_while(world, seed, Duration::ZERO, move || begun.elapsed() < for_how_long)
+}
+
+/// The same with a pause after each, as long as it is told to.
+pub(super) fn write_while(
+    world: &World,
+    seed: u64,
+    pause: Duration,
+    is_wanted: impl Fn() -> bool + Send + 'static,
+) -> JoinHandle<u64> {
     let config = world.config.postgres.clone();
     tokio::spawn(async move {
         let client = crate::live::connect(&config, &config.database).await;
         let mut random = StdRng::seed_from_u64(seed);
-        let begun = Instant::now();
         let mut count = 0;
-        while begun.elapsed() < for_how_long {
+        while is_wanted() {
             let id = random.random_range(0..4000);
             let other = random.random_range(0..4000);
             let sql = match random.random_range(0..8) {
@@ -502,6 +512,9 @@ pub(super) fn write(world: &World, seed: u64, for_how_long: Duration) -> JoinHan
                 let _ = client.batch_execute("ROLLBACK").await;
             }
             count += 1;
+            if pause > Duration::ZERO {
+                sleep(pause).await;
+            }
         }
         count
     })
