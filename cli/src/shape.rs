@@ -39,19 +39,19 @@ pub(crate) static READER: Shape = Shape {
             "transaction_bytes",
             Form::Bytes,
             "8MiB",
-            "a Kafka transaction is closed at this size",
+            "a Kafka transaction is closed at this size; one of copied rows at four times as much",
         ),
         Field::or(
             "transaction_rows",
             Form::Whole(1, u64::MAX),
             "50000",
-            "or at this number of records",
+            "or at this number of records; of copied rows at four times as many",
         ),
         Field::or(
             "transaction_delay",
             Form::Span,
             "200ms",
-            "or at this age; at once when nothing more is waiting",
+            "or at this age; at once when nothing more is waiting, and not before a second while rows are copied",
         ),
         Field::or(
             "queue_bytes",

@@ -26,6 +26,11 @@ use crate::route::TableRoute;
 use crate::snapshot::{self, Order, Rows, Vanished, cells};
 use crate::stream::Lines;
 
+/// How many times as large as one of changes a Kafka transaction of copied rows may be, and how old at least. Nobody waits
+/// for a row that has stood in its table for long, and each commit is a pause; `docs/performance.md` has what that costs.
+const FULL: f64 = 4.0;
+const OLD: Duration = Duration::from_secs(1);
+
 /// A copy that is being written.
 pub(super) struct Copy {
     order: Order,
@@ -110,8 +115,12 @@ impl<P: Publisher> Pipeline<P> {
         match self.open.since {
             _ if self.at_work != STREAM => Duration::ZERO,
             None => IDLE_TICK,
-            Some(since) => self.delay().saturating_sub(since.elapsed()).min(IDLE_TICK),
+            Some(since) => self.copy_delay().saturating_sub(since.elapsed()).min(IDLE_TICK),
         }
+    }
+
+    fn copy_delay(&self) -> Duration {
+        self.delay().max(OLD)
     }
 
     /// Takes what the workers hand over next. Answers whether there was anything.
@@ -155,7 +164,7 @@ impl<P: Publisher> Pipeline<P> {
         self.lanes[self.at_work].copy = Some(copy);
         taken?;
         self.tell_copy();
-        if self.open.since.is_some_and(|since| since.elapsed() >= self.delay()) {
+        if self.open.since.is_some_and(|since| since.elapsed() >= self.copy_delay()) {
             self.close()?;
         }
         Ok(is_any)
@@ -186,7 +195,7 @@ impl<P: Publisher> Pipeline<P> {
             self.open.bytes += bytes;
             copy.rows += 1;
             copy.bytes += bytes as u64;
-            if self.fill() >= 1.0 {
+            if self.fill() >= FULL {
                 self.progress.on_copied_rows(copy.ordinal);
                 self.close()?;
             } else if self.batch.bytes() >= super::HAND_OVER {
@@ -260,13 +269,13 @@ impl<P: Publisher> Pipeline<P> {
             self.open.since.get_or_insert_with(Instant::now);
             self.open.records += (self.batch.len() - records) as u64;
             self.open.bytes += self.batch.bytes() - bytes;
-            if self.fill() >= 1.0 {
+            if self.fill() >= FULL {
                 self.close()?;
             } else if self.batch.bytes() >= super::HAND_OVER {
                 self.hand_over()?;
             }
         }
-        if self.open.since.is_some_and(|since| since.elapsed() >= self.delay()) {
+        if self.open.since.is_some_and(|since| since.elapsed() >= self.copy_delay()) {
             self.close()?;
         }
         Ok(())
