@@ -379,14 +379,15 @@ impl Ground {
     }
 }
 
-fn own_server() -> OwnPostgres {
+/// A server whose crashes, and whose WAL, are nobody else's affair.
+pub(super) fn own_server() -> OwnPostgres {
     let mut server = OwnPostgres::new();
     server.set("wal_sender_timeout = 2s\nmax_connections = 50");
     server.start();
     server
 }
 
-fn own(config: &mut tailwater_cdc::Config, server: &OwnPostgres) {
+pub(super) fn own(config: &mut tailwater_cdc::Config, server: &OwnPostgres) {
     config.postgres.hosts = Hosts::one("127.0.0.1", server.port);
     config.postgres.password = None;
 }
