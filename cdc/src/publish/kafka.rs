@@ -47,6 +47,9 @@ const INIT_WAIT: Duration = Duration::from_secs(20);
 /// Between two looks at the stop flag during the first contact.
 const INIT_SLICE: Duration = Duration::from_secs(2);
 
+/// How long the limit of a topic that refused a record counts as known.
+const LIMIT_KNOWN: Duration = Duration::from_secs(1);
+
 /// How long a courtesy abort may take; a successor's `init_transactions` does the same.
 const ABORT_WAIT: Duration = Duration::from_secs(5);
 
@@ -106,6 +109,8 @@ struct Topic {
     partitions: Option<u32>,
     /// Largest batch that it takes; `None` when the brokers did not say.
     bytes_max: Option<usize>,
+    /// When the brokers were last asked for that.
+    asked: Option<Instant>,
     /// Partitions whose ends are known.
     known: Vec<bool>,
 }
@@ -247,7 +252,7 @@ impl Kafka {
         let place = self.topics.len();
         self.places.insert(topic.clone(), place);
         let (name, known) = (topic.clone(), Vec::new());
-        self.topics.push(Topic { name, partitions: None, bytes_max: None, known });
+        self.topics.push(Topic { name, partitions: None, bytes_max: None, asked: None, known });
         self.producer.context().seen().ends.push(Vec::new());
         place
     }
@@ -263,14 +268,18 @@ impl Kafka {
         }
     }
 
-    /// Whether a topic would refuse a record of this size. Asks once more, because limits are raised when they bite.
+    /// Whether a topic would refuse a record of this size. Asks once more, because limits are raised when they bite; not for
+    /// each of many.
     fn is_too_large(&mut self, place: usize, size: usize) -> Result<bool, Error> {
         if size <= self.limit(place) {
             return Ok(false);
         }
-        let name = &self.topics[place].name;
-        if let Some(limit) = limits(&self.config, std::iter::once(name))?.remove(name) {
-            self.topics[place].bytes_max = Some(limit);
+        let topic = &self.topics[place];
+        if topic.asked.is_none_or(|asked| asked.elapsed() >= LIMIT_KNOWN) {
+            let limit = limits(&self.config, std::iter::once(&topic.name))?.remove(&topic.name);
+            let topic = &mut self.topics[place];
+            topic.bytes_max = limit.or(topic.bytes_max);
+            topic.asked = Some(Instant::now());
         }
         Ok(size > self.limit(place))
     }

@@ -232,11 +232,12 @@ async fn a_record_its_topic_does_not_take_is_set_aside_with_its_bytes_and_its_ne
     assert!(why.contains("raise its `max.message.bytes`"), "{why}");
     assert_eq!([changes[0].seq(), letter.seq(), changes[1].seq()].map(|seq| seq & 0xff), [1, 2, 3]);
 
-    // A limit that is raised holds at once.
+    // A limit that is raised holds within a second.
     let name = world.changes();
     let raise = AlterConfig::new(ResourceSpecifier::Topic(name.as_str()))
         .set("max.message.bytes", "8000000");
     admin().alter_configs([&raise], &AdminOptions::new()).await.expect("Kafka answers");
+    sleep(Duration::from_secs(1)).await;
     world.sql(&format!("INSERT INTO item SELECT 4, ({large})")).await;
     let changes = world.read_until(&name, 3).await;
     assert_eq!(ids(&changes), [1, 3, 4]);
