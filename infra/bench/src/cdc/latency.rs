@@ -1,4 +1,5 @@
-//! From the commit's answer to a read-committed consumer, at a steady rate.
+//! From the commit's answer to a read-committed consumer, at a steady rate; and the same of bare transactions, which shows
+//! what of it the broker and the consumer take.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use anyhow::{Context, ensure};
 use rdkafka::ClientConfig;
 use rdkafka::Message;
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
@@ -28,6 +30,12 @@ const WARM: Duration = Duration::from_secs(3);
 
 /// How long the last rows may take to arrive.
 const ARRIVAL_WAIT: Duration = Duration::from_secs(10);
+
+/// The first number of records that come from no table.
+const BARE: i64 = 1 << 40;
+
+/// How long one bare transaction may take.
+const BARE_WAIT: Duration = Duration::from_secs(30);
 
 /// A row and when something happened to it.
 type Seen = (i64, Instant);
@@ -71,16 +79,52 @@ async fn follow(options: &Options, stage: &Stage, report: &mut Report) -> anyhow
     let mark = stage.mark().await?;
     stage.until_confirmed(&pipeline, &mut reader, &mark).await?;
     reader.stop()?;
+    let sending = {
+        let (brokers, topic) = (pipeline.brokers().to_owned(), pipeline.topic("events"));
+        let end = WARM + round * rounds;
+        tokio::task::spawn_blocking(move || send(&brokers, &topic, pause, end))
+    };
+    let bare_began = Instant::now();
+    let sent = sending.await??;
     // All is committed in Kafka; the consumer needs a moment to fetch it.
     sleep(Duration::from_millis(500)).await;
     stop.store(true, Ordering::Release);
     let arrived = consuming.join().map_err(|_| anyhow::anyhow!("the consumer panicked"))??;
 
     let arrived: HashMap<i64, Instant> = arrived.into_iter().collect();
-    let mut windows = vec![Vec::new(); options.rounds];
-    for (id, at) in &committed {
+    let windows =
+        |from: Instant, seen: &[Seen]| windows(&arrived, options.rounds, round, from, seen);
+    let rows = windows(began + WARM, &committed)?;
+    let bare = windows(bare_began + WARM, &sent)?;
+    let at = |windows: &[Vec<f64>], part: f64| {
+        windows.iter().map(|window| window[(part * (window.len() - 1) as f64) as usize]).collect()
+    };
+    let paces = rows.iter().map(|window| window.len() as f64 / round.as_secs_f64()).collect();
+    report.add("rows committed", "1/s", paces, None);
+    report.add("commit to consumer, p50", "ms", at(&rows, 0.5), Some(Target::AtMost(10.0)));
+    report.add("commit to consumer, p99", "ms", at(&rows, 0.99), Some(Target::AtMost(50.0)));
+    report.add("commit to consumer, p99.9", "ms", at(&rows, 0.999), None);
+    report.add("commit to consumer, most", "ms", at(&rows, 1.0), None);
+    report.add("bare transactions, send to consumer, p50", "ms", at(&bare, 0.5), None);
+    report.add("bare transactions, send to consumer, p99", "ms", at(&bare, 0.99), None);
+    report.add("bare transactions, send to consumer, p99.9", "ms", at(&bare, 0.999), None);
+    report.add("reader", "cores", vec![cost.cpu_seconds / cost.seconds], None);
+    report.add("reader, most memory", "MiB", vec![cost.peak_mib], None);
+    Ok(())
+}
+
+/// Milliseconds until each arrived, in order, by the round in which it began.
+fn windows(
+    arrived: &HashMap<i64, Instant>,
+    rounds: usize,
+    round: Duration,
+    from: Instant,
+    begun: &[Seen],
+) -> anyhow::Result<Vec<Vec<f64>>> {
+    let mut windows = vec![Vec::new(); rounds];
+    for (id, at) in begun {
         let seen = arrived.get(id).with_context(|| format!("row {id} did not arrive"))?;
-        let Some(since) = at.checked_duration_since(began + WARM) else { continue };
+        let Some(since) = at.checked_duration_since(from) else { continue };
         let window = (since.as_secs_f64() / round.as_secs_f64()) as usize;
         if let Some(window) = windows.get_mut(window) {
             // The consumer may see a row before its writer has read the answer.
@@ -91,18 +135,43 @@ async fn follow(options: &Options, stage: &Stage, report: &mut Report) -> anyhow
         ensure!(!window.is_empty(), "a round without rows");
         window.sort_by(f64::total_cmp);
     }
-    let at = |part: f64| {
-        windows.iter().map(|window| window[(part * (window.len() - 1) as f64) as usize]).collect()
-    };
-    let paces = windows.iter().map(|window| window.len() as f64 / round.as_secs_f64()).collect();
-    report.add("rows committed", "1/s", paces, None);
-    report.add("commit to consumer, p50", "ms", at(0.5), Some(Target::AtMost(10.0)));
-    report.add("commit to consumer, p99", "ms", at(0.99), Some(Target::AtMost(50.0)));
-    report.add("commit to consumer, p99.9", "ms", at(0.999), None);
-    report.add("commit to consumer, most", "ms", at(1.0), None);
-    report.add("reader", "cores", vec![cost.cpu_seconds / cost.seconds], None);
-    report.add("reader, most memory", "MiB", vec![cost.peak_mib], None);
-    Ok(())
+    Ok(windows)
+}
+
+/// Sends as many records as the writers write rows, in Kafka transactions at even distances; answers when each was sent.
+fn send(
+    brokers: &str,
+    topic: &str,
+    pause: Duration,
+    during: Duration,
+) -> anyhow::Result<Vec<Seen>> {
+    let producer: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", brokers)
+        .set("transactional.id", "bare-latency")
+        .set("linger.ms", "0")
+        .set("compression.type", "lz4")
+        .create()?;
+    producer.init_transactions(BARE_WAIT)?;
+    let value = "x".repeat(300);
+    let (mut sent, mut id) = (Vec::new(), BARE);
+    let began = Instant::now();
+    let mut due = began;
+    while due < began + during {
+        // Late ones are made up for, as by the writers.
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        due += pause;
+        let now = Instant::now();
+        producer.begin_transaction()?;
+        for _ in 0..WRITERS * EACH {
+            let key = format!(r#"{{"id":{id}}}"#);
+            let record = BaseRecord::to(topic).key(&key).payload(&value);
+            producer.send(record).map_err(|(error, _)| error)?;
+            sent.push((id, now));
+            id += 1;
+        }
+        producer.commit_transaction(BARE_WAIT)?;
+    }
+    Ok(sent)
 }
 
 /// Commits transactions at even distances until the end; answers when each row was committed.
