@@ -135,7 +135,7 @@ gauntlet_reader() {
     cd "$root"
     step "Gauntlet of the reader"
     TAILWATER_GAUNTLET=${TAILWATER_GAUNTLET:-kills=300,hits=5,restarts=20,freezes=10,points=13} \
-        TAILWATER_TEST_CUTS=${TAILWATER_TEST_CUTS:-300} \
+        TAILWATER_TEST_CUTS=${TAILWATER_TEST_CUTS:-340} \
         TAILWATER_TEST_OUTAGE_S=${TAILWATER_TEST_OUTAGE_S:-600} \
         TAILWATER_TEST_BROKER_KILLS=${TAILWATER_TEST_BROKER_KILLS:-20} \
         cargo nextest run --locked --profile gauntlet --no-fail-fast --success-output final \
