@@ -15,6 +15,8 @@ const HEADER: usize = 5;
 
 /// Before the plugin's message: `w`, two positions, a time.
 const DATA_HEADER: usize = 25;
+/// Where a keepalive says whether it wants an answer: behind its letter, the end of the WAL and a time.
+const KEEPALIVE_REPLY: usize = 17;
 
 /// A session. It logs in where the server trusts, as the tests' servers do, and nowhere else.
 pub(super) struct Wire {
@@ -87,6 +89,11 @@ impl Wire {
     pub(super) async fn change(&mut self) -> anyhow::Result<Change> {
         self.next().await?;
         let message = &self.input[HEADER..self.size];
+        if message.first() == Some(&b'k') && message.get(KEEPALIVE_REPLY) == Some(&1) {
+            // The server gives up who is silent while it collects a transaction of gigabytes.
+            self.socket.write_all(&status(0)).await?;
+            return Ok(Change::Other);
+        }
         Ok(match (self.input[0], message.get(DATA_HEADER)) {
             (b'd', Some(b'I' | b'U' | b'D')) => Change::Row,
             (b'd', Some(b'C')) => {
@@ -100,11 +107,7 @@ impl Wire {
 
     /// Confirms the slot and ends the stream.
     pub(super) async fn confirm(&mut self, position: u64) -> anyhow::Result<()> {
-        let mut out = vec![b'd', 0, 0, 0, 38, b'r'];
-        for _ in 0..3 {
-            out.extend_from_slice(&position.to_be_bytes());
-        }
-        out.extend_from_slice(&[0; 9]);
+        let mut out = status(position);
         let mut end = BytesMut::new();
         frontend::copy_done(&mut end);
         frontend::terminate(&mut end);
@@ -181,4 +184,14 @@ impl Wire {
             }
         }
     }
+}
+
+/// A status update; position 0 confirms nothing.
+fn status(position: u64) -> Vec<u8> {
+    let mut out = vec![b'd', 0, 0, 0, 38, b'r'];
+    for _ in 0..3 {
+        out.extend_from_slice(&position.to_be_bytes());
+    }
+    out.extend_from_slice(&[0; 9]);
+    out
 }
