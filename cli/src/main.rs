@@ -16,6 +16,7 @@ mod offsets; // what Kafka knows of topics and consumer groups
 mod serve; // what long-running commands share
 mod sources; // which topics there are now
 mod workers; // the sinks of a process, as registered
+mod watermark; // up to where each of them is complete
 mod commands; // one file each
 
 use std::io::{self, IsTerminal};

@@ -9,7 +9,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use tailwater_sinks_worker::TopicPartition;
-use tailwater_topics_contract::TopicName;
+use tailwater_topics_contract::{SinkRegistration, TopicName};
 
 /// How long one answer may take.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
@@ -21,6 +21,15 @@ pub(crate) struct Range {
     pub(crate) first: i64,
     /// The offset the next record gets.
     pub(crate) next: i64,
+}
+
+/// An offset of each partition of topics, by number; -1 where there is none.
+pub(crate) type Offsets = BTreeMap<TopicName, Vec<i64>>;
+
+/// Those of some topics.
+pub(crate) fn of<'t>(topics: impl IntoIterator<Item = &'t TopicName>, all: &Offsets) -> Offsets {
+    let of = |topic: &TopicName| Some((topic.clone(), all.get(topic)?.clone()));
+    topics.into_iter().filter_map(of).collect()
 }
 
 /// Ranges of all partitions of a topic, by number; `None` when the topic does not exist. Blocks.
@@ -44,6 +53,73 @@ pub(crate) fn ranges(
         Ok(Range { first, next })
     };
     (0..partitions as i32).map(range).collect::<anyhow::Result<_>>().map(Some)
+}
+
+/// The next offset of every partition of these topics, committed records alone; a topic that does not exist has none. Two
+/// questions for all of them. Blocks.
+pub(crate) fn ends(config: &ClientConfig, topics: &BTreeSet<TopicName>) -> anyhow::Result<Offsets> {
+    let consumer = consumer(config, "tailwater.status")?;
+    let unanswered = || format!("Kafka at {} did not say where topics end", address(config));
+    let metadata = consumer.fetch_metadata(None, ANSWER_MAX).with_context(unanswered)?;
+    let mut asked = TopicPartitionList::new();
+    let is_asked = |name: &str| name.parse().is_ok_and(|name| topics.contains(&name));
+    for found in metadata.topics().iter().filter(|found| is_asked(found.name())) {
+        for partition in found.partitions() {
+            // For a time of `End` brokers answer the end.
+            asked.add_partition_offset(found.name(), partition.id(), Offset::End)?;
+        }
+    }
+    let mut ends: Offsets = topics.iter().map(|topic| (topic.clone(), Vec::new())).collect();
+    if asked.count() > 0 {
+        let answer = consumer.offsets_for_times(asked, ANSWER_MAX).with_context(unanswered)?;
+        by_partition(&answer, &mut ends)?;
+    }
+    Ok(ends)
+}
+
+/// Where a sink stands in as many partitions of each topic as `ends` has: what its group committed, and its origin where it
+/// never did. Blocks.
+pub(crate) fn stands(
+    config: &ClientConfig,
+    group: &str,
+    sink: &SinkRegistration,
+    ends: &Offsets,
+) -> anyhow::Result<Offsets> {
+    let consumer = consumer(config, group)?;
+    let mut asked = TopicPartitionList::new();
+    for (topic, ends) in ends.iter().filter(|(_, ends)| !ends.is_empty()) {
+        asked.add_partition_range(topic.as_str(), 0, ends.len() as i32 - 1);
+    }
+    let mut stands: Offsets =
+        ends.iter().map(|(topic, ends)| (topic.clone(), vec![-1; ends.len()])).collect();
+    if asked.count() > 0 {
+        let answer = consumer.committed_offsets(asked, ANSWER_MAX).with_context(|| {
+            format!("Kafka at {} did not answer about group `{group}`", address(config))
+        })?;
+        by_partition(&answer, &mut stands)?;
+    }
+    for (topic, partitions) in &mut stands {
+        for (at, partition) in partitions.iter_mut().zip(0..).filter(|(at, _)| **at < 0) {
+            *at = sink.origin(topic, partition).map_or(0, |origin| origin.offset);
+        }
+    }
+    Ok(stands)
+}
+
+/// Notes offsets under their partitions.
+fn by_partition(answer: &TopicPartitionList, offsets: &mut Offsets) -> anyhow::Result<()> {
+    for element in answer.elements() {
+        element.error()?;
+        let Some(offsets) = offsets.get_mut(&element.topic().parse()?) else { continue };
+        let at = usize::try_from(element.partition())?;
+        if offsets.len() <= at {
+            offsets.resize(at + 1, -1);
+        }
+        if let Offset::Offset(offset) = element.offset() {
+            offsets[at] = offset;
+        }
+    }
+    Ok(())
 }
 
 /// The offsets a group committed for the partitions of a topic; `None` for those it never did. Blocks.

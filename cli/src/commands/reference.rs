@@ -10,6 +10,7 @@ use tailwater_runtime::{Kind, Metric};
 use tailwater_topics_contract::shape::DOCUMENTS;
 
 use crate::shape::CONFIG;
+use crate::watermark;
 
 /// Show what can be configured and what is measured
 #[derive(clap::Subcommand)]
@@ -150,6 +151,7 @@ fn metrics() -> impl Iterator<Item = &'static Metric> {
         .chain(tailwater_sinks_worker::metrics::ALL)
         .chain(tailwater_sinks_archive::metrics::ALL)
         .chain(tailwater_sinks_search::metrics::ALL)
+        .chain(watermark::METRICS)
         .chain(tailwater_runtime::METRICS)
 }
 

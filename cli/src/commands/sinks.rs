@@ -10,7 +10,7 @@ use tailwater_topics_registry::{registrations, removal};
 use crate::commands::apply::{self, ApplyArgs, DiffArgs, PlanArgs, Refused, Scope};
 use crate::commands::{gap, rebuild};
 use crate::workers::{Wanted, Workers};
-use crate::{Context, output, serve};
+use crate::{Context, output, serve, watermark};
 
 /// Declare, list, pause, remove and run sinks
 #[derive(clap::Subcommand)]
@@ -242,8 +242,14 @@ async fn work(cx: &Context, args: RunArgs) -> anyhow::Result<ExitCode> {
         let kafka = config.kafka_client();
         let followed = serve::follow(&kafka, &config.pipeline, &stop, &health).await?;
         let Some(registrations) = followed else { return Ok(()) };
+        let kept =
+            watermark::keep(config.clone(), wanted.clone(), registrations.clone(), stop.clone());
         let workers = Workers::new(config, wanted, args.instance, stop, health);
-        workers.run(registrations).await
+        // It never ends by itself, and nothing hangs on it.
+        let watermarks = tokio::spawn(kept);
+        let ended = workers.run(registrations).await;
+        watermarks.abort();
+        ended
     })
     .await?;
     Ok(ExitCode::SUCCESS)

@@ -7,7 +7,6 @@
 //! A record of a transaction before L stands below the noted ends, because the progress that covers it was committed
 //! together with it. A sink commits an offset only when everything below is stored, superseded or set aside.
 
-use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
@@ -15,14 +14,14 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use tailwater_cdc::progress;
 use tailwater_topics_contract::{
-    Lsn, PipelineName, Registrations, SinkName, SinkRegistration, Standing, TopicName,
+    Lsn, Registrations, SinkName, SinkRegistration, Standing, TopicName,
 };
 use tailwater_topics_registry::{registrations, removal};
 
 use crate::Context;
 use crate::commands::apply::Refused;
 use crate::config::{Config, Existing};
-use crate::offsets;
+use crate::offsets::{self, Offsets};
 
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -141,57 +140,37 @@ async fn postgres_position(config: &Config) -> anyhow::Result<Lsn> {
     text.parse().ok().with_context(|| format!("`{text}` is no LSN"))
 }
 
-type Ends = BTreeMap<TopicName, Vec<i64>>;
-
 /// Where the topics of these sinks end now.
-async fn ends(config: &Config, sinks: &[SinkRegistration]) -> anyhow::Result<Ends> {
-    let mut ends = Ends::new();
-    for topic in sinks.iter().flat_map(|sink| &sink.spec.topics) {
-        let (kafka, asked) = (config.kafka_client(), topic.clone());
-        let ranges = offsets::blocking(move || offsets::ranges(&kafka, &asked)).await?;
-        let next = ranges.unwrap_or_default().iter().map(|range| range.next).collect();
-        ends.insert(topic.clone(), next);
-    }
-    Ok(ends)
+async fn ends(config: &Config, sinks: &[SinkRegistration]) -> anyhow::Result<Offsets> {
+    let topics = sinks.iter().flat_map(|sink| sink.spec.topics.iter().cloned()).collect();
+    let kafka = config.kafka_client();
+    offsets::blocking(move || offsets::ends(&kafka, &topics)).await
 }
 
 /// The sinks that have not committed all of this, and how many offsets they lack.
 async fn missing(
     config: &Config,
     sinks: &[SinkRegistration],
-    ends: &Ends,
+    ends: &Offsets,
 ) -> anyhow::Result<Vec<(SinkName, i64)>> {
     let mut missing = Vec::new();
     for sink in sinks {
-        let mut lacks = 0;
-        for topic in &sink.spec.topics {
-            let Some(ends) = ends.get(topic) else { continue };
-            let committed = committed(config, &config.pipeline, sink, topic, ends.len()).await?;
-            lacks += committed.iter().zip(ends).map(|(at, end)| (end - at).max(0)).sum::<i64>();
-        }
+        let ends = offsets::of(&sink.spec.topics, ends);
+        let (kafka, group) =
+            (config.kafka_client(), config.pipeline.consumer_group(&sink.spec.name));
+        let (asked, of) = (sink.clone(), ends.clone());
+        let stands =
+            offsets::blocking(move || offsets::stands(&kafka, &group, &asked, &of)).await?;
+        let lacks = |(topic, ends): (&TopicName, &Vec<i64>)| {
+            let stands = stands.get(topic).into_iter().flatten();
+            ends.iter().zip(stands).map(|(end, at)| (end - at).max(0)).sum::<i64>()
+        };
+        let lacks: i64 = ends.iter().map(lacks).sum();
         if lacks > 0 {
             missing.push((sink.spec.name.clone(), lacks));
         }
     }
     Ok(missing)
-}
-
-/// Where a sink stands in each partition of a topic: at its origin as long as it has committed nothing.
-async fn committed(
-    config: &Config,
-    pipeline: &PipelineName,
-    sink: &SinkRegistration,
-    topic: &TopicName,
-    partitions: usize,
-) -> anyhow::Result<Vec<i64>> {
-    let (kafka, group) = (config.kafka_client(), pipeline.consumer_group(&sink.spec.name));
-    let asked = topic.clone();
-    let committed =
-        offsets::blocking(move || offsets::committed(&kafka, &group, &asked, partitions)).await?;
-    let at = |(partition, committed): (i32, Option<i64>)| {
-        committed.or_else(|| Some(sink.origin(topic, partition)?.offset)).unwrap_or(0)
-    };
-    Ok((0..).zip(committed).map(at).collect())
 }
 
 #[cfg(test)]

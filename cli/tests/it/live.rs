@@ -3,9 +3,12 @@
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::{Header, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::{Offset, TopicPartitionList};
 use serde_json::Value;
+use tailwater_topics_contract::Lsn;
 
 use crate::command::{Ran, run, tailwater};
 use crate::place::Place;
@@ -266,6 +269,56 @@ async fn reader_and_sinks_run_drain_and_show_their_state() -> anyhow::Result<()>
     assert_eq!(find.drain()?, Some(0));
     eventually("the slot is free", || status()["slot"]["active"] == false).await?;
     place.leave().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn up_to_where_each_sink_is_complete_is_written_for_others_to_read() -> anyhow::Result<()> {
+    let place = Place::new().await?;
+    run(&place.folder, &["apply", "-f", "catalog"]).done();
+    let reader = Running::start(&place, &["cdc", "run"])?;
+    let lake = Running::start(&place, &["sinks", "run", "lake"])?;
+    let position = async || -> anyhow::Result<Lsn> {
+        let row = place.sql.query_one("SELECT pg_current_wal_insert_lsn()::text", &[]).await?;
+        Ok(row.get::<_, &str>(0).parse()?)
+    };
+    place.sql.batch_execute("INSERT INTO shop.stock SELECT generate_series(1, 100)").await?;
+    let first = position().await?;
+    // An idle reader writes its position later.
+    place.sql.batch_execute("INSERT INTO shop.stock VALUES (101)").await?;
+    let topic = format!("tailwater.cli_{}.watermarks", place.id);
+    eventually("the lake is complete", || watermark(&place, &topic, "lake") >= Some(first)).await?;
+    let lines = run(&place.folder, &["lake", "cat", &format!("stock.{}", place.id)]).done();
+    assert!(lines.lines().count() >= 100, "what is called complete is there");
+    assert_eq!(watermark(&place, &topic, "find"), None, "nobody fills the index");
+
+    let find = Running::start(&place, &["sinks", "run", "find", "--admin", "127.0.0.1:0"])?;
+    place.sql.batch_execute("UPDATE shop.stock SET name = 'x'").await?;
+    let second = position().await?;
+    place.sql.batch_execute("INSERT INTO shop.stock VALUES (102)").await?;
+    let both = || ["lake", "find"].map(|sink| watermark(&place, &topic, sink));
+    eventually("both are complete", || both().iter().all(|at| *at >= Some(second))).await?;
+    drop((reader, lake, find));
+    place.leave().await
+}
+
+/// The last that was written of a sink.
+fn watermark(place: &Place, topic: &str, sink: &str) -> Option<Lsn> {
+    let consumer: BaseConsumer = place.kafka.clone().set("group.id", "test").create().ok()?;
+    let (_, end) = consumer.fetch_watermarks(topic, 0, Duration::from_secs(10)).ok()?;
+    let mut list = TopicPartitionList::new();
+    list.add_partition_offset(topic, 0, Offset::Beginning).ok()?;
+    consumer.assign(&list).ok()?;
+    let mut last = None;
+    let mut next = 0;
+    while next < end {
+        let record = consumer.poll(Duration::from_secs(10))?.ok()?;
+        next = record.offset() + 1;
+        if record.key() == Some(sink.as_bytes()) {
+            let value: Value = serde_json::from_slice(record.payload()?).ok()?;
+            last = value["complete_to"].as_str()?.parse().ok();
+        }
+    }
+    last
 }
 
 #[tokio::test(flavor = "multi_thread")]

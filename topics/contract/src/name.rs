@@ -128,6 +128,11 @@ impl PipelineName {
         self.internal("registrations")
     }
 
+    /// Where workers write up to where each sink is complete: one partition, compacted.
+    pub fn watermarks_topic(&self) -> TopicName {
+        self.internal("watermarks")
+    }
+
     /// The consumer group of a sink.
     pub fn consumer_group(&self, sink: &SinkName) -> String {
         format!("tailwater.{self}.{sink}")

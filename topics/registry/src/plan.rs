@@ -47,20 +47,17 @@ pub struct Plan {
 }
 
 /// Topics the pipeline needs for itself, whatever is declared.
-pub fn internal_topics(pipeline: &PipelineName) -> [NewTopic; 2] {
-    // Small segments: only closed ones are compacted, and both topics are read from their beginning at each
+pub fn internal_topics(pipeline: &PipelineName) -> [NewTopic; 3] {
+    // Small segments: only closed ones are compacted, and these topics are read from their beginning at each
     // start. At Kafka's default of 1 GiB a busy reader would have hours of progress to read.
     let config = [
         ("cleanup.policy", "compact"),
         ("min.cleanable.dirty.ratio", "0.1"),
         ("segment.bytes", "16777216"),
     ];
-    [pipeline.registrations_topic(), pipeline.progress_topic()].map(|name| NewTopic {
-        name,
-        partitions: 1,
-        replication: None,
-        config: owned(&config),
-    })
+    let names =
+        [pipeline.registrations_topic(), pipeline.progress_topic(), pipeline.watermarks_topic()];
+    names.map(|name| NewTopic { name, partitions: 1, replication: None, config: owned(&config) })
 }
 
 /// Largest record that can be set aside. Whatever a source topic took must fit with the headers that say why it was set

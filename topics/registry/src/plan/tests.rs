@@ -197,6 +197,7 @@ fn a_first_plan_reads_as_one_line_a_change_in_the_order_of_doing() {
         [
             &format!("+ topic tailwater.shop.registrations: create with 1 partition, {internal}"),
             &format!("+ topic tailwater.shop.progress: create with 1 partition, {internal}"),
+            &format!("+ topic tailwater.shop.watermarks: create with 1 partition, {internal}"),
             "+ topic stock.cdc: create with 3 partitions, cleanup.policy=compact",
             "+ topic orders.events: create with 1 partition",
             &format!("+ topic tailwater.shop.lake.dlq: create with 1 partition, {dead}"),
