@@ -63,11 +63,19 @@ async fn follow(options: &Options, stage: &Stage, report: &mut Report) -> anyhow
     };
     let rounds = options.rounds as u32;
     let round = Duration::from_secs(options.steady_seconds);
+    let pause = Duration::from_secs_f64((WRITERS * EACH) as f64 / options.steady_rows as f64);
+    // First, because a broker that has just been started is slow for its first minute.
+    let sending = {
+        let (brokers, topic) = (pipeline.brokers().to_owned(), pipeline.topic("events"));
+        let end = WARM + round * rounds;
+        tokio::task::spawn_blocking(move || send(&brokers, &topic, pause, end))
+    };
+    let bare_began = Instant::now();
+    let sent = sending.await??;
     let began = Instant::now();
     let end = began + WARM + round * rounds;
     let before = reader.cost()?;
     let next = Arc::new(AtomicI64::new(1));
-    let pause = Duration::from_secs_f64((WRITERS * EACH) as f64 / options.steady_rows as f64);
     let writers: Vec<_> = (0..WRITERS)
         .map(|_| tokio::spawn(write(stage.url().to_owned(), Arc::clone(&next), pause, end)))
         .collect();
@@ -79,13 +87,6 @@ async fn follow(options: &Options, stage: &Stage, report: &mut Report) -> anyhow
     let mark = stage.mark().await?;
     stage.until_confirmed(&pipeline, &mut reader, &mark).await?;
     reader.stop()?;
-    let sending = {
-        let (brokers, topic) = (pipeline.brokers().to_owned(), pipeline.topic("events"));
-        let end = WARM + round * rounds;
-        tokio::task::spawn_blocking(move || send(&brokers, &topic, pause, end))
-    };
-    let bare_began = Instant::now();
-    let sent = sending.await??;
     // All is committed in Kafka; the consumer needs a moment to fetch it.
     sleep(Duration::from_millis(500)).await;
     stop.store(true, Ordering::Release);
