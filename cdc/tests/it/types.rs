@@ -159,8 +159,10 @@ Sessions pin `client_encoding`, `DateStyle`, `IntervalStyle`, `TimeZone`, `bytea
 /// For each type a table with default identity, one with full identity, and one whose key is the value itself.
 async fn tables(source: &mut Source) {
     source.sql(SETUP).await;
+    let asked = source.client.query_one("SHOW server_version_num", &[]).await;
+    let version = asked.expect("a version").get::<_, &str>(0).parse().expect("a number");
     for (at, kind) in TYPES.iter().enumerate() {
-        let name = kind.name;
+        let name = kind.name_on(version);
         source
             .sql(&format!(
                 "CREATE TABLE default_{at} (id bigint PRIMARY KEY, n int, v {name});

@@ -191,7 +191,10 @@ async fn every_kind_of_table_is_copied_as_it_is_streamed() {
         )
         .await;
     world.capture("public.parent", "id", "parent", "ONLY parent").await;
-    world.capture("public.listed", "id", "listed", "listed (id, v) WHERE (id <> 2)").await;
+    // Before 15 a publication knows neither columns nor conditions.
+    let is_selective = world.version().await >= 150_000;
+    let listed = if is_selective { "listed (id, v) WHERE (id <> 2)" } else { "listed" };
+    world.capture("public.listed", "id", "listed", listed).await;
     let reader = world.start_reader().await;
     wait_for_copies(&world, 8).await;
     // The same rows once more, streamed.
@@ -219,7 +222,8 @@ async fn every_kind_of_table_is_copied_as_it_is_streamed() {
     }
     assert_eq!(copied["part"].len(), 10);
     assert_eq!(copied["parent"].values().collect::<Vec<_>>(), [&json!({"id": 1, "v": "own"})]);
-    assert_eq!(copied["listed"].len(), 2, "the row filter holds");
+    let listed = if is_selective { 2 } else { 3 };
+    assert_eq!(copied["listed"].len(), listed, "the row filter holds");
     assert_eq!(copied["dropped"].values().collect::<Vec<_>>(), [&json!({"id": 1, "v": "x"})]);
     world.drop().await;
 }
@@ -230,8 +234,9 @@ async fn every_type_is_copied_in_the_bytes_of_the_stream() {
     // One of the values is its name.
     world.statements("CREATE TABLE mark (id int)").await;
     world.statements(SETUP).await;
-    let columns: Vec<String> =
-        TYPES.iter().enumerate().map(|(at, kind)| format!("v{at} {}", kind.name)).collect();
+    let version = world.version().await;
+    let column = |(at, kind): (usize, &Type)| format!("v{at} {}", kind.name_on(version));
+    let columns: Vec<String> = TYPES.iter().enumerate().map(column).collect();
     let mut sql = format!(
         "CREATE TABLE every (id bigint PRIMARY KEY, {}); ALTER TABLE every REPLICA IDENTITY FULL;",
         columns.join(", ")

@@ -271,6 +271,11 @@ impl World {
         self.client.query_one(sql, &[]).await.expect("a row").get(0)
     }
 
+    /// `server_version_num`: 150018 is 15.18.
+    pub(crate) async fn version(&self) -> i64 {
+        self.value("SHOW server_version_num").await.parse().expect("a number")
+    }
+
     pub(crate) async fn count(&self, sql: &str) -> i64 {
         self.client.query_one(sql, &[]).await.expect("a row").get(0)
     }

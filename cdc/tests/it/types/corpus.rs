@@ -94,6 +94,16 @@ impl Shape {
     }
 }
 
+impl Type {
+    /// Its name on a server with this `server_version_num`. Before 15 a scale was neither negative nor beyond the precision.
+    pub(crate) fn name_on(&self, version: i64) -> &'static str {
+        match self.name {
+            "numeric(3,-2)" | "numeric(2,4)" if version < 150_000 => "numeric",
+            name => name,
+        }
+    }
+}
+
 /// With bounds other than 1 the text stands for the array.
 const PLAIN: &str =
     "CASE WHEN format('%s', v) ~ '^\\[' THEN to_jsonb(format('%s', v)) ELSE to_jsonb(v) END::text";
