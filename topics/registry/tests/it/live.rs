@@ -55,7 +55,7 @@ fn topic(name: &str, from: &str) -> String {
 async fn a_second_apply_finds_nothing_to_change() -> anyhow::Result<()> {
     let place = Place::new().await?;
     let changes = place.apply(CATALOG).await?;
-    assert_eq!(changes.len(), 18, "{changes:#?}");
+    assert_eq!(changes.len(), 19, "{changes:#?}");
     assert_eq!(place.apply(CATALOG).await?, Vec::<String>::new());
 
     let id = &place.id;
@@ -70,6 +70,7 @@ async fn a_second_apply_finds_nothing_to_change() -> anyhow::Result<()> {
             (format!("tailwater.reg_{id}.lake.dlq"), 1),
             (format!("tailwater.reg_{id}.progress"), 1),
             (format!("tailwater.reg_{id}.registrations"), 1),
+            (format!("tailwater.reg_{id}.watermarks"), 1),
         ]
     );
     let registered = registrations::load(&place.servers.kafka, &place.pipeline).await?;
@@ -117,7 +118,7 @@ async fn two_applies_at_once_do_everything_once() -> anyhow::Result<()> {
     let (one, two) = tokio::join!(place.apply(&text), place.apply(&text));
     let mut counts = [one?.len(), two?.len()];
     counts.sort_unstable();
-    assert_eq!(counts, [0, 6]);
+    assert_eq!(counts, [0, 7]);
     place.leave().await
 }
 
