@@ -12,6 +12,7 @@ use rdkafka::message::{Headers, Message};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tailwater_cdc::config::Limits;
+use tailwater_cdc::progress;
 use tailwater_config::{KafkaConfig, PostgresConfig};
 use tailwater_lake::Archive;
 use tailwater_runtime::Health;
@@ -152,11 +153,20 @@ impl World {
         let registrations = Registrations { topics: registered, ..Registrations::default() };
         let (sender, follow) = watch::channel(registrations);
         let (stop, health) = (CancellationToken::new(), Health::default());
-        let reader = tokio::spawn(tailwater_cdc::run(config, follow, stop.clone(), health.clone()));
+        let reader =
+            tokio::spawn(tailwater_cdc::run(config.clone(), follow, stop.clone(), health.clone()));
         let begun = Instant::now();
         while let Err(reasons) = health.check() {
             assert!(!reader.is_finished(), "the reader ended: {:?}", reader.await);
             assert!(begun.elapsed() < PATIENCE, "not ready: {reasons:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        // A table that is truncated under its first copy would be copied once more, with rows that came as changes.
+        let is_copied = |record: progress::Record| {
+            record.copying.is_none() && record.tables.iter().count() == tables.len()
+        };
+        while !progress::read(&config).await.expect("progress").is_some_and(is_copied) {
+            assert!(begun.elapsed() < PATIENCE, "the first copy does not end");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         let archived = Archived::new(&name).await;
