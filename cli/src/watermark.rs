@@ -15,10 +15,14 @@
 //! * Several workers of a sink say the same of it, because they ask its group. Whoever reads takes the greatest.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::ClientContext;
+use rdkafka::error::KafkaError;
+use rdkafka::message::DeliveryResult;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 use serde::{Deserialize, Serialize};
 use tailwater_cdc::progress::{self, Record};
 use tailwater_runtime::{Metric, clock};
@@ -83,6 +87,8 @@ struct Written<'a> {
 struct Marks {
     waiting: VecDeque<(Moment, Offsets)>,
     complete: Option<Moment>,
+    /// What others can read.
+    written: Option<Moment>,
     /// How often a mark that could be made was halved away.
     halvings: u32,
     /// Marks that could be made since the last one that was.
@@ -115,16 +121,19 @@ impl Marks {
         self.waiting.push_back((moment, ends));
     }
 
-    /// The sink has committed so much. Answers the moment to which it is complete, if that is a later one than before.
-    fn on_committed(&mut self, committed: &Offsets) -> Option<Moment> {
-        let before = self.complete;
+    /// The sink has committed so much.
+    fn on_committed(&mut self, committed: &Offsets) {
         while let Some((moment, ends)) = self.waiting.front()
             && covers(committed, ends)
         {
             self.complete = Some(*moment);
             self.waiting.pop_front();
         }
-        self.complete.filter(|complete| before.is_none_or(|before| *complete > before))
+    }
+
+    /// The moment to which it is complete, as long as that is not written.
+    fn news(&self) -> Option<Moment> {
+        self.complete.filter(|complete| self.written.is_none_or(|written| *complete > written))
     }
 }
 
@@ -201,7 +210,7 @@ async fn look(
     let kafka = config.kafka_client();
     let ends = offsets::blocking(move || offsets::ends(&kafka, &topics)).await?;
     let mut news = Vec::new();
-    for (name, (sink, marks)) in known {
+    for (name, (sink, marks)) in &mut *known {
         let ends = offsets::of(&sink.spec.topics, &ends);
         if let Some(moment) = moment(progress.as_ref(), registered, sink) {
             marks.on_mark(moment, ends.clone());
@@ -210,9 +219,8 @@ async fn look(
         let asked = sink.clone();
         let stands =
             offsets::blocking(move || offsets::stands(&kafka, &group, &asked, &ends)).await?;
-        if let Some(moment) = marks.on_committed(&stands) {
-            news.push((name.clone(), moment));
-        }
+        marks.on_committed(&stands);
+        news.extend(marks.news().map(|moment| (name.clone(), moment)));
         if let Some(complete) = marks.complete {
             let age = (clock::now_ms() - complete.at_ms).max(0) as f64 / 1000.0;
             let sink = name.to_string();
@@ -225,7 +233,14 @@ async fn look(
         return Ok(());
     }
     let (kafka, topic) = (config.kafka_client(), config.pipeline.watermarks_topic());
-    offsets::blocking(move || write(&kafka, topic.as_str(), &news)).await
+    let written =
+        offsets::blocking(move || write(&kafka, topic.as_str(), &news).map(|()| news)).await?;
+    for (name, moment) in written {
+        if let Some((_, marks)) = known.get_mut(&name) {
+            marks.written = Some(moment);
+        }
+    }
+    Ok(())
 }
 
 /// Where the reader stands with the tables of a sink; `None` while rows that they held before are still to come.
@@ -245,14 +260,34 @@ fn write(
     topic: &str,
     news: &[(SinkName, Moment)],
 ) -> anyhow::Result<()> {
-    let producer: BaseProducer = kafka.create().context("the Kafka client cannot be set up")?;
+    let producer: BaseProducer<Refused> = kafka
+        .create_with_context(Refused::default())
+        .context("the Kafka client cannot be set up")?;
     for (sink, moment) in news {
         let value = serde_json::to_vec(&Written { sink, moment: *moment })?;
         let record = BaseRecord::to(topic).key(sink.as_str()).payload(&value);
         producer.send(record).map_err(|(error, _)| error)?;
     }
-    let written = producer.flush(WRITE_WAIT);
+    let flushed = producer.flush(WRITE_WAIT);
+    let refused = producer.context().0.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let written = refused.map_or(flushed, Err);
     written.with_context(|| format!("`{topic}` was not written; `tailwater apply` creates it"))
+}
+
+/// Why a record was not taken; a flush does not tell.
+#[derive(Default)]
+struct Refused(Mutex<Option<KafkaError>>);
+
+impl ClientContext for Refused {}
+
+impl ProducerContext for Refused {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+        if let Err((error, _)) = result {
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.clone());
+        }
+    }
 }
 
 #[cfg(test)]
@@ -267,35 +302,54 @@ mod tests {
         Offsets::from([("a.b".parse().expect("a name"), of.to_vec())])
     }
 
+    /// What is written once so much is committed.
+    fn told(marks: &mut Marks, committed: &Offsets) -> Option<Moment> {
+        marks.on_committed(committed);
+        let news = marks.news();
+        marks.written = news.or(marks.written);
+        news
+    }
+
+    #[test]
+    fn what_could_not_be_written_is_news_until_it_is() {
+        let mut marks = Marks::default();
+        marks.on_mark(moment(1, 10), offsets([1, 1]));
+        marks.on_committed(&offsets([1, 1]));
+        assert_eq!(marks.news(), Some(moment(1, 10)));
+        marks.on_committed(&offsets([1, 1]));
+        assert_eq!(told(&mut marks, &offsets([1, 1])), Some(moment(1, 10)));
+        assert_eq!(marks.news(), None);
+    }
+
     #[test]
     fn a_sink_is_complete_to_the_last_mark_whose_ends_it_has_committed() {
         let mut marks = Marks::default();
         marks.on_mark(moment(1, 10), offsets([5, 0]));
         marks.on_mark(moment(1, 20), offsets([5, 3]));
         marks.on_mark(moment(1, 30), offsets([9, 3]));
-        assert_eq!(marks.on_committed(&offsets([4, 3])), None);
-        assert_eq!(marks.on_committed(&offsets([5, 3])), Some(moment(1, 20)));
-        assert_eq!(marks.on_committed(&offsets([8, 3])), None, "it is no later moment");
+        assert_eq!(told(&mut marks, &offsets([4, 3])), None);
+        assert_eq!(told(&mut marks, &offsets([5, 3])), Some(moment(1, 20)));
+        assert_eq!(told(&mut marks, &offsets([8, 3])), None, "it is no later moment");
         assert_eq!(marks.complete, Some(moment(1, 20)));
-        assert_eq!(marks.on_committed(&offsets([9, 4])), Some(moment(1, 30)));
+        assert_eq!(told(&mut marks, &offsets([9, 4])), Some(moment(1, 30)));
     }
 
     #[test]
     fn a_partition_of_which_nothing_is_known_is_not_covered() {
         let mut marks = Marks::default();
         marks.on_mark(moment(1, 10), offsets([0, 0]));
-        assert_eq!(marks.on_committed(&Offsets::new()), None);
+        assert_eq!(told(&mut marks, &Offsets::new()), None);
     }
 
     #[test]
     fn a_later_epoch_begins_anew_though_its_positions_are_lower() {
         let mut marks = Marks::default();
         marks.on_mark(moment(1, 500), offsets([1, 1]));
-        assert_eq!(marks.on_committed(&offsets([1, 1])), Some(moment(1, 500)));
+        assert_eq!(told(&mut marks, &offsets([1, 1])), Some(moment(1, 500)));
         marks.on_mark(moment(1, 400), offsets([1, 1]));
-        assert_eq!(marks.on_committed(&offsets([1, 1])), None, "nothing goes back");
+        assert_eq!(told(&mut marks, &offsets([1, 1])), None, "nothing goes back");
         marks.on_mark(moment(2, 70), offsets([2, 1]));
-        assert_eq!(marks.on_committed(&offsets([2, 1])), Some(moment(2, 70)));
+        assert_eq!(told(&mut marks, &offsets([2, 1])), Some(moment(2, 70)));
     }
 
     #[test]
@@ -305,11 +359,11 @@ mod tests {
             marks.on_mark(moment(1, at), offsets([at as i64, 0]));
             assert!(marks.waiting.len() <= MARKS_MAX);
         }
-        let half = marks.on_committed(&offsets([5_000, 0])).expect("some are covered");
+        let half = told(&mut marks, &offsets([5_000, 0])).expect("some are covered");
         assert!(half.complete_to <= Lsn(5_000) && half.complete_to > Lsn(4_800), "{half:?}");
-        let most = marks.on_committed(&offsets([10_000, 0])).expect("some are covered");
+        let most = told(&mut marks, &offsets([10_000, 0])).expect("some are covered");
         assert!(most.complete_to > Lsn(9_800), "{most:?}");
         marks.on_mark(moment(1, 10_001), offsets([10_001, 0]));
-        assert_eq!(marks.on_committed(&offsets([10_001, 0])), Some(moment(1, 10_001)));
+        assert_eq!(told(&mut marks, &offsets([10_001, 0])), Some(moment(1, 10_001)));
     }
 }
