@@ -103,7 +103,8 @@ async fn a_worker_is_started_again_in_the_same_process_and_leaves_nothing_behind
         assert!(began.elapsed() < Duration::from_secs(5), "took {:?}", began.elapsed());
         assert_eq!(health.check(), Err(vec!["starting".to_owned()]), "every part is forgotten");
     }
-    assert_eq!(threads("consumer"), 0, "threads are joined");
+    // A thread has given its answer a moment before the system has taken it away.
+    until("the end of its threads", || threads("consumer") == 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
