@@ -127,7 +127,7 @@ pub(crate) async fn look(config: &Config, declared: &Declared) -> Result<Vec<Fin
     let application = format!("tailwater {} check", config.pipeline);
     let mut connection = Connection::open(&config.postgres, &application, Mode::Sql).await?;
     let mut findings = Vec::new();
-    server(&mut connection, config, &mut findings).await?;
+    let version = server(&mut connection, config, &mut findings).await?;
     publication(
         &mut connection,
         &config.pipeline.changes_publication(),
@@ -150,8 +150,12 @@ pub(crate) async fn look(config: &Config, declared: &Declared) -> Result<Vec<Fin
     for ((table, key), found) in declared.changes.iter().zip(&tables) {
         let searched = declared.searched.contains(table);
         judge(table, found.as_ref(), Some((key, searched)), &mut findings);
-        if let Some(found) = found.as_ref().filter(|_| !config.from_now) {
+        let Some(found) = found else { continue };
+        if !config.from_now {
             found.judge_reading(table, &config.postgres.user, &mut findings);
+        }
+        if version < PARTITIONS_FOLLOWED {
+            found.judge_partitions(table, &config.pipeline.changes_publication(), &mut findings);
         }
     }
     let tables = Table::find_all(&mut connection, declared.outboxes.iter()).await?;
@@ -163,11 +167,12 @@ pub(crate) async fn look(config: &Config, declared: &Declared) -> Result<Vec<Fin
     Ok(findings)
 }
 
+/// Judges the server and the role; answers `server_version_num`.
 async fn server(
     connection: &mut Connection,
     config: &Config,
     findings: &mut Vec<Finding>,
-) -> Result<(), Error> {
+) -> Result<i64, Error> {
     let slot = quote_literal(&config.pipeline.slot());
     // The reader's own connection is not somebody else's.
     let reader = quote_literal(&config.application());
@@ -184,7 +189,7 @@ async fn server(
                 current_setting('server_encoding')"
     );
     let rows = connection.query(&sql).await?;
-    let Some(row) = rows.first() else { return Ok(()) };
+    let Some(row) = rows.first() else { return Ok(0) };
     let text = |column| row.get(column).unwrap_or_default();
     let number = |column| text(column).parse::<i64>().unwrap_or_default();
     let mut add = |code, severity, subject: &str, problem: String, remedy: String| {
@@ -260,7 +265,7 @@ async fn server(
             "`ALTER SYSTEM SET max_slot_wal_keep_size = '50GB'` (less than the free disk, more than your longest outage) and `SELECT pg_reload_conf()`".to_owned(),
         );
     }
-    Ok(())
+    Ok(number(1))
 }
 
 async fn publication(
@@ -424,8 +429,31 @@ impl Table {
             add("TW129", problem, format!("`ALTER ROLE {role} BYPASSRLS`"));
         }
     }
+
+    /// Whether the server will say when a table becomes one of its partitions, or stops being one.
+    fn judge_partitions(&self, name: &TableName, publication: &str, findings: &mut Vec<Finding>) {
+        if self.kind != "p" {
+            return;
+        }
+        let publication = quote_identifier(publication);
+        findings.push(Finding {
+            code: "TW130",
+            severity: Severity::Warning,
+            subject: format!("table {}", name.quoted()),
+            problem: "is partitioned, and before version 15 a running stream takes no notice of `ATTACH` or `DETACH PARTITION` of a \
+                      table it has met: an attached one's rows are not sent, a detached one's still are"
+                .to_owned(),
+            remedy: format!(
+                "upgrade the server, or end each transaction that attaches or detaches with `ALTER PUBLICATION {publication} SET (publish_via_partition_root = true)`"
+            ),
+        });
+    }
 }
 
+/// `server_version_num` from which on a stream takes notice of partitions that are attached and detached. Before, the
+/// output plugin keeps whether a table is published until the *publication* changes, so changing that, even to what it
+/// is, makes it look again.
+const PARTITIONS_FOLLOWED: i64 = 150_000;
 /// How many tables a query looks up.
 const AT_ONCE: usize = 250;
 

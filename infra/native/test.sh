@@ -94,7 +94,7 @@ lake() {
 
 # The reader's tests against every other major version; the distribution's own is that of `run`.
 postgres() {
-    local version code=0
+    local version tests code=0
     build
     fetch_nextest
     servers_up drop
@@ -106,7 +106,9 @@ postgres() {
         stop postgres
         rm -rf "$data/postgres"
         start_server postgres
-        cargo nextest run --locked --no-fail-fast -E "$reader_at_a_server" || code=$?
+        tests=$reader_at_a_server
+        ((TAILWATER_POSTGRES_VERSION >= 15)) || tests="$tests & not test(/_from_postgres_15_on$/)"
+        cargo nextest run --locked --no-fail-fast -E "$tests" || code=$?
     done
     return "$code"
 }

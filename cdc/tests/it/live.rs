@@ -460,6 +460,25 @@ async fn preflight_names_the_statement_that_mends_each_problem() {
     world.drop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn preflight_warns_where_a_stream_does_not_follow_partitions() {
+    let world = World::new().await;
+    world.sql("CREATE TABLE part (id int PRIMARY KEY) PARTITION BY RANGE (id)").await;
+    let declared = |table: &str| {
+        let mut registrations = world.registrations.clone();
+        let topic = registrations.topics.values_mut().next().expect("a topic");
+        topic.spec.from = tailwater_topics_contract::From::Table(table.parse().expect("a table"));
+        Declared::in_registrations(&registrations)
+    };
+    let warned = async |table| {
+        let found = preflight::check(&world.config, &declared(table)).await;
+        found.into_iter().any(|finding| finding.code == "TW130")
+    };
+    assert_eq!(warned("public.part").await, world.version().await < 150_000);
+    assert!(!warned("public.item").await, "it has no partitions");
+    world.drop().await;
+}
+
 // ---- the child that is killed ----
 
 /// Not a test of its own: the process that the tests above start and kill.

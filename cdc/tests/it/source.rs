@@ -89,6 +89,12 @@ impl Source {
         done.unwrap_or_else(|error| panic!("`{sql}`: {error:?}"));
     }
 
+    /// `server_version_num`: 150018 is 15.18.
+    pub(crate) async fn version(&self) -> i64 {
+        let asked = self.client.query_one("SHOW server_version_num", &[]).await;
+        asked.expect("a version").get::<_, &str>(0).parse().expect("a number")
+    }
+
     /// Publishes a table and registers a topic of the same name for it, compacted, with three partitions.
     pub(crate) async fn capture(&mut self, table: &str, key: &[&str]) {
         self.sql(&format!("ALTER PUBLICATION \"all\" ADD TABLE {table}")).await;

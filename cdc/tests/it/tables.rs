@@ -48,7 +48,11 @@ async fn rows_come_whichever_statement_wrote_them() {
     source.sql("INSERT INTO item SELECT g, 'x' FROM generate_series(1, 3) g").await;
     source.sql("INSERT INTO item VALUES (3, 'y'), (4, 'y') ON CONFLICT (id) DO UPDATE SET v = 'conflict'").await;
     source.sql("INSERT INTO item VALUES (3, 'z') ON CONFLICT DO NOTHING").await;
-    source.sql("MERGE INTO item USING (VALUES (4), (5)) AS s (id) ON item.id = s.id WHEN MATCHED THEN DELETE WHEN NOT MATCHED THEN INSERT VALUES (s.id, 'merged')").await;
+    if source.version().await >= 150_000 {
+        source.sql("MERGE INTO item USING (VALUES (4), (5)) AS s (id) ON item.id = s.id WHEN MATCHED THEN DELETE WHEN NOT MATCHED THEN INSERT VALUES (s.id, 'merged')").await;
+    } else {
+        source.sql("DELETE FROM item WHERE id = 4; INSERT INTO item VALUES (5, 'merged')").await;
+    }
     source.sql("WITH gone AS (DELETE FROM item WHERE id = 1 RETURNING id) INSERT INTO item SELECT id + 10, 'moved' FROM gone").await;
     source.sql("UPDATE item SET v = v WHERE id = 2").await;
     source.sql("SET session_replication_role = replica; INSERT INTO item VALUES (6, 'replica'); RESET session_replication_role").await;
@@ -290,12 +294,12 @@ async fn partitions_come_as_their_root_however_they_are_built_attached_and_moved
     let mut stream = source.stream().await;
     source.sql("INSERT INTO part VALUES (1, 1, 'a'), (2, 2, 'b')").await;
     source.sql("INSERT INTO late VALUES ('before it was a partition', 3, 3)").await;
-    source.sql("ALTER TABLE part ATTACH PARTITION late FOR VALUES IN (3)").await;
+    repartition(&source, "ALTER TABLE part ATTACH PARTITION late FOR VALUES IN (3)").await;
     source.sql("INSERT INTO part VALUES (4, 3, 'd'); UPDATE part SET v = 'D' WHERE id = 4").await;
     source.sql("UPDATE part SET k = 3 WHERE id = 1").await;
     source.sql("DELETE FROM part WHERE id = 2").await;
     source.sql("INSERT INTO late VALUES ('into the leaf', 3, 5)").await;
-    source.sql("ALTER TABLE part DETACH PARTITION late").await;
+    repartition(&source, "ALTER TABLE part DETACH PARTITION late").await;
     source.sql("INSERT INTO late VALUES ('no partition any more', 3, 6)").await;
     let seen = source.changes(&mut stream).await;
     assert_eq!(ops(&seen), "cccud-cd-c");
@@ -310,6 +314,13 @@ async fn partitions_come_as_their_root_however_they_are_built_attached_and_moved
         "moved by a delete and an insert"
     );
     source.drop([stream]).await;
+}
+
+/// As the reader's preflight says it must be done on this version.
+async fn repartition(source: &Source, sql: &str) {
+    let is_followed = source.version().await >= 150_000;
+    let nudge = "ALTER PUBLICATION \"all\" SET (publish_via_partition_root = true)";
+    source.sql(&if is_followed { sql.to_owned() } else { format!("{sql}; {nudge}") }).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -487,21 +498,33 @@ async fn a_child_by_inheritance_is_a_table_of_its_own() {
 // ---- what a publication leaves out ----
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn generated_columns_column_lists_and_row_filters_leave_out_what_they_say() {
+async fn generated_columns_are_left_out() {
+    let mut source = Source::new().await;
+    source
+        .sql("CREATE TABLE made (id int PRIMARY KEY, a int, twice int GENERATED ALWAYS AS (a * 2) STORED, z text)")
+        .await;
+    source.capture("public.made", &["id"]).await;
+    let mut stream = source.stream().await;
+    source.sql("INSERT INTO made VALUES (1, 2, DEFAULT, 'z'); UPDATE made SET a = 3").await;
+    let seen = source.changes(&mut stream).await;
+    assert_eq!(ops(&seen), "cu");
+    assert_eq!(after(&seen[0]), json!({"id": 1, "a": 2, "z": "z"}));
+    source.drop([stream]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn column_lists_and_row_filters_leave_out_what_they_say_from_postgres_15_on() {
     let mut source = Source::new().await;
     source
         .sql(
-            "CREATE TABLE made (id int PRIMARY KEY, a int, twice int GENERATED ALWAYS AS (a * 2) STORED, z text);
-             CREATE TABLE partly (id int PRIMARY KEY, secret text, v int);
+            "CREATE TABLE partly (id int PRIMARY KEY, secret text, v int);
              CREATE TABLE live (id int PRIMARY KEY, state text); ALTER TABLE live REPLICA IDENTITY FULL;
              ALTER PUBLICATION \"all\" ADD TABLE partly (id, v), live WHERE (state <> 'draft')",
         )
         .await;
-    source.capture("public.made", &["id"]).await;
     source.register("public.partly", &["id"]);
     source.register("public.live", &["id"]);
     let mut stream = source.stream().await;
-    source.sql("INSERT INTO made VALUES (1, 2, DEFAULT, 'z'); UPDATE made SET a = 3").await;
     source
         .sql("INSERT INTO partly VALUES (1, 'never', 2); UPDATE partly SET secret = 'still never'")
         .await;
@@ -513,13 +536,12 @@ async fn generated_columns_column_lists_and_row_filters_leave_out_what_they_say(
     let seen = source.changes(&mut stream).await;
     assert_eq!(
         ops(&seen),
-        "cucuccud-",
+        "cuccud-",
         "a row comes when it enters the filter and goes when it leaves"
     );
-    assert_eq!(after(&seen[0]), json!({"id": 1, "a": 2, "z": "z"}));
-    assert_eq!(after(&seen[3]), json!({"id": 1, "v": 2}));
-    assert_eq!(after(&seen[5]), json!({"id": 1, "state": "out"}));
-    assert_eq!(seen[7].json()["before"], json!({"id": 1, "state": "gone"}));
+    assert_eq!(after(&seen[1]), json!({"id": 1, "v": 2}));
+    assert_eq!(after(&seen[3]), json!({"id": 1, "state": "out"}));
+    assert_eq!(seen[5].json()["before"], json!({"id": 1, "state": "gone"}));
     source.drop([stream]).await;
 }
 

@@ -138,7 +138,18 @@ async fn the_reference_page_of_types_says_what_the_reader_writes() {
         std::fs::write(path, &page).expect("the page is written");
     }
     let found = std::fs::read_to_string(path).unwrap_or_default();
-    assert!(found == page, "docs/reference/types.md is out of date; run `make reference-types`");
+    // What an old server writes of a type that it does not have is no reference.
+    let version = source.version().await;
+    let foreign = TYPES.iter().filter(|kind| kind.name_on(version) != kind.name);
+    let foreign: Vec<String> = foreign.map(|kind| format!("| `{}` |", kind.name)).collect();
+    let own = |page: &str| -> Vec<String> {
+        let is_own = |line: &&str| !foreign.iter().any(|start| line.starts_with(start));
+        page.lines().filter(is_own).map(str::to_owned).collect()
+    };
+    assert!(
+        own(&found) == own(&page),
+        "docs/reference/types.md is out of date; run `make reference-types`"
+    );
     source.drop([stream]).await;
 }
 
@@ -159,8 +170,7 @@ Sessions pin `client_encoding`, `DateStyle`, `IntervalStyle`, `TimeZone`, `bytea
 /// For each type a table with default identity, one with full identity, and one whose key is the value itself.
 async fn tables(source: &mut Source) {
     source.sql(SETUP).await;
-    let asked = source.client.query_one("SHOW server_version_num", &[]).await;
-    let version = asked.expect("a version").get::<_, &str>(0).parse().expect("a number");
+    let version = source.version().await;
     for (at, kind) in TYPES.iter().enumerate() {
         let name = kind.name_on(version);
         source
