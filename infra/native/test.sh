@@ -106,6 +106,8 @@ postgres() {
         stop postgres
         rm -rf "$data/postgres"
         start_server postgres
+        TAILWATER_TEST_POSTGRES_PROGRAMS=$(postgres_programs) # for the servers that tests start themselves
+        export TAILWATER_TEST_POSTGRES_PROGRAMS
         tests=$reader_at_a_server
         ((TAILWATER_POSTGRES_VERSION >= 15)) || tests="$tests & not test(/_from_postgres_15_on$/)"
         cargo nextest run --locked --no-fail-fast -E "$tests" || code=$?

@@ -19,7 +19,12 @@ pub(crate) struct OwnPostgres {
     process: Option<Child>,
 }
 
-/// The programs of the newest server that the distribution installed.
+/// The server programs of the version that the tests are for: the distribution's, unless told.
+fn usual() -> PathBuf {
+    std::env::var_os("TAILWATER_TEST_POSTGRES_PROGRAMS").map_or_else(installed, PathBuf::from)
+}
+
+/// The programs of the newest version that the distribution installed, clients among them.
 fn installed() -> PathBuf {
     let versions = fs::read_dir("/usr/lib/postgresql").expect("Postgres is installed");
     let newest = versions
@@ -80,9 +85,9 @@ pub(crate) fn new_folder() -> PathBuf {
 }
 
 impl OwnPostgres {
-    /// A new cluster of the installed version, not started.
+    /// A new cluster of the version that the tests are for, not started.
     pub(crate) fn new() -> Self {
-        Self::made_by(installed())
+        Self::made_by(usual())
     }
 
     /// A new cluster of this major version, not started.

@@ -139,7 +139,10 @@ async fn a_reader_frozen_until_another_took_over_writes_nothing_more() {
     let server = own_server();
     let mut ground = Ground::new(World::prepare(|config| own(config, &server)).await).await;
     ground.first_start().await;
+    // One that is frozen before it has fenced the others comes after them when it wakes up, and rightly takes over.
+    let before = ground.seq().await;
     let mut first = ground.child(brief());
+    ground.wait_for_work(&mut first, before).await;
     let mut codes = Vec::new();
     for _ in 0..freezes {
         sleep(Duration::from_millis(ground.random.random_range(500..3_000))).await;
