@@ -14,6 +14,7 @@ pub(crate) mod status;
 pub(crate) mod wait;
 pub(crate) mod check;
 pub(crate) mod dlq;
+pub(crate) mod archive;
 pub(crate) mod lake;
 pub(crate) mod explain;
 pub(crate) mod reference;

@@ -27,8 +27,8 @@ use clap::{Parser, Subcommand};
 
 use crate::commands::apply::Scope;
 use crate::commands::{
-    apply, cdc, check, completions, dlq, explain, init, lake, reference, sinks, status, topics,
-    wait,
+    apply, archive, cdc, check, completions, dlq, explain, init, lake, reference, sinks, status,
+    topics, wait,
 };
 use crate::config::Config;
 use crate::output::Format;
@@ -39,6 +39,7 @@ Exit codes:
   1      failed, refused, `check` found errors, or `diff` found differences; standard error says more
   2      mistakes in the arguments, the configuration or the catalog; all of them are listed
   3      `sinks run` was told to stop and could not finish or commit everything; it is read again
+  4      `archive verify` or `archive repair` found damage
   10-63  the reader ended for a definite reason; `tailwater explain TW0nn` has the page for code nn
 
 Environment:
@@ -65,6 +66,8 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Apply(apply::ApplyArgs),
+    #[command(subcommand)]
+    Archive(archive::Command),
     #[command(subcommand)]
     Cdc(cdc::Command),
     Check(check::Args),
@@ -130,6 +133,7 @@ fn main() -> ExitCode {
 async fn run(command: Command, context: &Context) -> anyhow::Result<ExitCode> {
     match command {
         Command::Apply(args) => apply::apply(context, &args.catalog, Scope::All).await,
+        Command::Archive(command) => archive::run(context, &command).await,
         Command::Cdc(command) => Box::pin(cdc::run(context, command)).await,
         Command::Check(args) => check::run(context, &args).await,
         Command::Completions(args) => Ok(completions::run(&args)),
@@ -186,6 +190,9 @@ mod tests {
             names,
             [
                 "apply",
+                "archive",
+                "archive repair",
+                "archive verify",
                 "cdc",
                 "cdc adopt",
                 "cdc resync",

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  data/, meta/ ──▶ archive: segments, chunks ──▶ wanted? ──▶ fetch ──▶ head, columns ──▶ tables ──▶ SQL
-//!                                                                    └▶ verify · replay · records
+//!                                                                    └▶ replay · records
 //! ```
 //!
 //! * Nothing here writes to an archive.
@@ -46,8 +46,6 @@ pub mod output;
 pub mod session;
 /// Lines as they stand.
 pub mod records;
-/// Proof.
-pub mod verify;
 /// Back into Kafka.
 pub mod replay;
 /// Tables for other engines.

@@ -11,14 +11,14 @@ use std::process::{self, ExitCode};
 
 use anyhow::{Context as _, bail};
 use serde::Serialize;
-use tailwater_sinks_archive::{Store, read};
-use tailwater_topics_contract::{ArchiveSpec, Registrations, SinkKind, SinkName, TopicName};
+use tailwater_sinks_archive::read;
+use tailwater_topics_contract::{Registrations, SinkName, TopicName};
 use tailwater_topics_registry::registrations;
 
 use crate::Context;
+use crate::commands::archive::{Archive, archive};
 use crate::config::Config;
 use crate::output::bytes;
-use crate::workers::store;
 
 /// Look into the archive, query it, prove it, replay it
 ///
@@ -118,41 +118,6 @@ fn hand_over(cx: &Context, arguments: &[OsString]) -> anyhow::Result<ExitCode> {
     Err(error).context("`tailwater-lake` cannot be started")
 }
 
-/// An archive and the topics in it.
-struct Archive {
-    store: Store,
-    spec: ArchiveSpec,
-    topics: Vec<TopicName>,
-}
-
-fn archive(
-    config: &Config,
-    registered: &Registrations,
-    wanted: Option<&SinkName>,
-) -> anyhow::Result<Archive> {
-    let archives = registered.sinks.values().filter_map(|sink| match &sink.spec.kind {
-        SinkKind::Archive(spec) => Some((&sink.spec, spec)),
-        SinkKind::Search(_) => None,
-    });
-    let archives: Vec<_> = match wanted {
-        Some(wanted) => archives.filter(|(sink, _)| sink.name == *wanted).collect(),
-        None => archives.collect(),
-    };
-    match (archives.as_slice(), wanted) {
-        ([(sink, spec)], _) => Ok(Archive {
-            store: store(config, &spec.bucket)?,
-            spec: (*spec).clone(),
-            topics: sink.topics.clone(),
-        }),
-        ([], Some(wanted)) => bail!("no archive sink `{wanted}` is registered"),
-        ([], None) => bail!("no archive sink is registered; declare one and run `tailwater apply`"),
-        (several, _) => {
-            let names: Vec<&str> = several.iter().map(|(sink, _)| sink.name.as_str()).collect();
-            bail!("there are several archives; choose one with --sink: {}", names.join(", "))
-        }
-    }
-}
-
 async fn ls(
     cx: &Context,
     config: &Config,
@@ -163,7 +128,7 @@ async fn ls(
     let Some(topic) = &args.topic else {
         let mut topics = Vec::new();
         for topic in &archive.topics {
-            topics.push(Summary::new(topic, &archive.segments(topic).await?));
+            topics.push(Summary::new(topic, &segments(&archive, topic).await?));
         }
         let header = ["TOPIC", "PARTITIONS", "SEGMENTS", "RECORDS", "SIZE"];
         return cx.format.list(&header, &topics, |t| {
@@ -176,7 +141,7 @@ async fn ls(
             ]
         });
     };
-    let segments = archive.segments(topic).await?;
+    let segments = segments(&archive, topic).await?;
     let header = ["KEY", "PARTITION", "FIRST", "NEXT", "RECORDS", "SIZE"];
     cx.format.list(&header, &segments, |s| {
         vec![
@@ -209,7 +174,7 @@ async fn cat(config: &Config, registered: &Registrations, args: &CatArgs) -> any
         vec![args.source.clone()]
     } else {
         let topic: TopicName = args.source.parse()?;
-        let segments = archive.segments(&topic).await?;
+        let segments = segments(&archive, &topic).await?;
         let wanted = |s: &Segment| args.partition.is_none_or(|partition| s.partition == partition);
         segments.into_iter().filter(wanted).map(|segment| segment.key).collect()
     };
@@ -232,22 +197,19 @@ async fn cat(config: &Config, registered: &Registrations, args: &CatArgs) -> any
     Ok(out.flush()?)
 }
 
-impl Archive {
-    async fn segments(&self, topic: &TopicName) -> anyhow::Result<Vec<Segment>> {
-        let listed = read::list(&self.store, &self.spec.prefix, topic).await;
-        let listed =
-            listed.with_context(|| format!("the segments of `{topic}` cannot be listed"))?;
-        Ok(listed
-            .into_iter()
-            .map(|object| Segment {
-                key: object.key,
-                topic: topic.clone(),
-                partition: object.partition,
-                first: object.first,
-                next: object.next,
-                records: object.records,
-                bytes: object.bytes,
-            })
-            .collect())
-    }
+async fn segments(archive: &Archive, topic: &TopicName) -> anyhow::Result<Vec<Segment>> {
+    let listed = read::list(&archive.store, &archive.spec.prefix, topic).await;
+    let listed = listed.with_context(|| format!("the segments of `{topic}` cannot be listed"))?;
+    Ok(listed
+        .into_iter()
+        .map(|object| Segment {
+            key: object.key,
+            topic: topic.clone(),
+            partition: object.partition,
+            first: object.first,
+            next: object.next,
+            records: object.records,
+            bytes: object.bytes,
+        })
+        .collect())
 }

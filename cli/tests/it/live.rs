@@ -1,5 +1,6 @@
 //! The binary against real Postgres, Kafka, S3 and OpenSearch.
 
+use std::collections::HashMap;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
@@ -8,6 +9,7 @@ use rdkafka::message::{Header, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{Offset, TopicPartitionList};
 use serde_json::Value;
+use tailwater_sinks_archive::{Objects, Put};
 use tailwater_topics_contract::Lsn;
 
 use crate::command::{Ran, run, tailwater};
@@ -268,7 +270,32 @@ async fn reader_and_sinks_run_drain_and_show_their_state() -> anyhow::Result<()>
     assert_eq!(lake.drain()?, Some(0));
     assert_eq!(find.drain()?, Some(0));
     eventually("the slot is free", || status()["slot"]["active"] == false).await?;
+    the_archive_is_proved_and_mended(&place, &topic).await;
     place.leave().await
+}
+
+/// As it was left by a sink that drained; then with something in it that is not ours.
+async fn the_archive_is_proved_and_mended(place: &Place, topic: &str) {
+    let archive = |arguments: &[&str]| run(&place.folder, &[&["archive"], arguments].concat());
+    let proof = archive(&["verify", "--whole"]).done();
+    assert!(proof.contains("100 records") && proof.contains("nothing wrong at level 2"), "{proof}");
+    let mended = archive(&["repair", "--content"]).done();
+    assert!(mended.contains(" 0 made, 0 replaced, 0 beyond repair"), "{mended}");
+    let unknown = archive(&["verify", "stock.nobody"]);
+    assert_eq!(unknown.code, Some(1));
+    assert!(unknown.stderr.contains("`stock.nobody` is not archived"), "{}", unknown.stderr);
+
+    let key = format!("data/{topic}/stray.txt");
+    let body = bytes::Bytes::from_static(b"not ours");
+    let put = place.archive().create(&key, body, HashMap::new(), "text/plain").await;
+    assert!(matches!(put, Ok(Put::Created)), "{put:?}");
+    let verified = archive(&["verify", topic, "-o", "json"]);
+    assert_eq!(verified.code, Some(4), "{verified:#?}");
+    let report: Value = serde_json::from_str(&verified.stdout).expect("JSON");
+    assert_eq!(report["findings"][0]["subject"], key, "{report:#}");
+    let mended = archive(&["repair"]);
+    assert_eq!(mended.code, Some(4), "{mended:#?}");
+    assert!(mended.stdout.contains(&format!("beyond repair: {key}")), "{}", mended.stdout);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,6 +8,8 @@ use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use tailwater_config::S3Config;
+use tailwater_sinks_archive::Store;
 use tokio_postgres::NoTls;
 use tokio_postgres::config::Host;
 
@@ -86,6 +88,19 @@ impl Place {
         let value = |key| self.value(config, key);
         let (host, port, user) = (value("host"), value("port"), value("user"));
         format!("postgres://{user}@{host}:{port}/{}", value("database"))
+    }
+
+    /// The bucket of the archive sink.
+    pub(crate) fn archive(&self) -> Store {
+        let endpoint = variable("TAILWATER_TEST_S3").expect("looked at before");
+        let config = S3Config {
+            endpoint,
+            region: "us-east-1".to_owned(),
+            access_key: "tailwater".to_owned(),
+            secret: tailwater_runtime::Secret::new("tailwater-secret"),
+            path_style: true,
+        };
+        Store::connect(config, &format!("cli-{}", self.id))
     }
 
     /// Removes what the test made; a failed test leaves it for a look.

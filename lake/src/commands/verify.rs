@@ -4,8 +4,9 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use tailwater_lake::archive::Error;
 use tailwater_lake::output::{self, bytes, counted};
-use tailwater_lake::verify::{self, Scope};
+use tailwater_sinks_archive::verify::{self, Scope};
 use tailwater_topics_contract::{Origin, TopicName};
 
 use super::{Context, Listing};
@@ -53,17 +54,16 @@ pub(crate) async fn run(cx: &Context, args: &Args) -> anyhow::Result<ExitCode> {
         done += 1;
         tracing::info!("{done}: {key}");
     };
-    let report = verify::verify(&archive, &topics, &scope, &mut on_object).await?;
+    let (store, prefix) = (&archive.store, &archive.prefix);
+    let report = verify::verify(store, prefix, &topics, &scope, &mut on_object).await?;
+    if report.topics == 0 {
+        return Err(Error::Empty { place: archive.place() }.into());
+    }
     match args.output {
         Listing::Json => Listing::json(&report)?,
         Listing::Table => {
             let mut out = output::stdout();
-            for finding in &report.findings {
-                writeln!(out, "L{} {}: {}", finding.level, finding.subject, finding.what)?;
-            }
-            for note in &report.notes {
-                writeln!(out, "note: {note}")?;
-            }
+            write!(out, "{report}")?;
             writeln!(
                 out,
                 "{}, {}, {}, {}, {}: {}",

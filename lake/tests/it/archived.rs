@@ -208,3 +208,23 @@ pub(crate) struct Stored {
     pub(crate) body: Vec<u8>,
     pub(crate) metadata: std::collections::HashMap<String, String>,
 }
+
+/// Changes of a table, numbered without a hole from `first` on, as the reader writes them.
+pub(crate) fn changes(first: u64, count: i64) -> Vec<SourceRecord> {
+    let record = |offset: i64| {
+        let number = first + offset.unsigned_abs();
+        let (lsn, seq) = (number + 1, (1_u64 << 44) + 1 + number);
+        let pad = "x".repeat(200);
+        let value = format!(
+            r#"{{"before":null,"after":{{"id":{number},"price":"{number}.50","pad":"{pad}"}},"source":{{"version":"0.1.0","connector":"tailwater","name":"p","ts_ms":1767225600000,"snapshot":"false","db":"d","schema":"shop","table":"item","txId":{number},"lsn":{lsn},"commit_lsn":{lsn},"ordinal":0,"seq":{seq}}},"op":"c","ts_ms":1767225600001}}"#
+        );
+        SourceRecord {
+            offset,
+            timestamp_ms: 1_767_225_600_000 + offset,
+            key: Some(format!("{{\"id\":{number}}}").into()),
+            value: Some(value.into()),
+            headers: vec![],
+        }
+    };
+    (0..count).map(record).collect()
+}

@@ -378,7 +378,7 @@ async fn what_cannot_be_done_is_said_and_named() {
     let (_, said) = archived.refused(&["ls"]);
     assert!(said.contains("there is no archive under `s3://"), "{said}");
     let topic: TopicName = "shop.item".parse().expect("a name");
-    archived.write(&topic, 0, crate::damage::changes(0, 600), 200, 0).await;
+    archived.write(&topic, 0, crate::archived::changes(0, 600), 200, 0).await;
 
     let cases: [(&[&str], i32, &[&str]); 10] = [
         (
@@ -471,7 +471,7 @@ async fn what_cannot_be_done_is_said_and_named() {
 async fn what_cannot_match_is_not_fetched() {
     let archived = Archived::new("pruned").await;
     let topic: TopicName = "shop.item".parse().expect("a name");
-    archived.write(&topic, 0, crate::damage::changes(0, 2_000), 100, 0).await;
+    archived.write(&topic, 0, crate::archived::changes(0, 2_000), 100, 0).await;
     let asked = |sql: &str| {
         let output = archived.run(&["query", sql]);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -512,7 +512,7 @@ async fn the_registered_archive_is_found_and_its_beginnings_are_compared() {
     let name = format!("registered_{}", unique());
     let archived = Archived::new(&name).await;
     let topic: TopicName = "shop.item".parse().expect("a name");
-    archived.write(&topic, 0, crate::damage::changes(0, 20), 10, 0).await;
+    archived.write(&topic, 0, crate::archived::changes(0, 20), 10, 0).await;
     let said = |arguments: &[&str]| {
         let output = archived.run_unaided(arguments);
         let text = [output.stdout, output.stderr].concat();

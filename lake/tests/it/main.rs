@@ -5,4 +5,3 @@ mod world;
 mod history;
 mod questions;
 mod live;
-mod damage;

@@ -32,6 +32,12 @@ mod links;
 mod sink;
 /// Listing and reading back.
 pub mod read;
+/// What is stored under a prefix.
+mod tree;
+/// Proof, from what is stored alone.
+pub mod verify;
+/// Manifests and filters made again from their objects.
+pub mod repair;
 /// What is measured.
 pub mod metrics;
 

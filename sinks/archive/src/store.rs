@@ -275,6 +275,18 @@ impl Store {
         self.fetch(key, Some(range)).await
     }
 
+    /// Puts an object where another may stand: for what follows from the objects of a chain, never for those.
+    pub(crate) async fn replace(
+        &self,
+        key: &str,
+        body: Bytes,
+        content_type: &str,
+    ) -> Result<(), StoreError> {
+        let put = self.client.put_object().bucket(&self.bucket).key(key);
+        let put = put.content_type(content_type).body(ByteStream::from(body)).send().await;
+        put.map(drop).map_err(|error| self.failed(&error, &format!("replacing `{key}`")))
+    }
+
     async fn fetch(&self, key: &str, range: Option<String>) -> Result<Option<Bytes>, StoreError> {
         let doing = || format!("reading `{key}`");
         let get = self.client.get_object().bucket(&self.bucket).key(key).set_range(range);

@@ -1,6 +1,8 @@
 //! The archive as a whole: against a store in memory, against careless ones and against real S3 servers.
 
+mod bucket;
 mod careless;
+mod damage;
 mod live;
 mod loops;
 mod server;

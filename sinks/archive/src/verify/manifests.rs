@@ -3,22 +3,22 @@
 use std::collections::{BTreeMap, HashMap};
 
 use futures::{StreamExt, TryStreamExt, stream};
-use tailwater_sinks_archive::Objects;
-use tailwater_sinks_archive::layout::{self, Layout, Place};
-use tailwater_sinks_archive::manifest::Manifest;
 use tailwater_topics_contract::TopicName;
 
-use super::{Look, Object, REQUESTS};
-use crate::archive::Error;
+use super::{Look, Object};
+use crate::layout::{self, Place};
+use crate::manifest::Manifest;
+use crate::store::{Objects, StoreError};
+use crate::tree::REQUESTS;
 
-impl Look<'_> {
+impl<S: Objects> Look<'_, S> {
     pub(super) async fn manifests(
         &mut self,
         topic: &TopicName,
         objects: &BTreeMap<String, Object>,
-    ) -> Result<HashMap<String, Manifest>, Error> {
-        let archive = self.archive;
-        let layout = |partition| Layout::new(&archive.prefix, topic.clone(), partition);
+    ) -> Result<HashMap<String, Manifest>, StoreError> {
+        let tree = self.tree;
+        let layout = |partition| tree.layout(topic, partition);
         let mut expected: HashMap<String, &String> = HashMap::new();
         let mut filters: HashMap<String, &String> = HashMap::new();
         let mut last: HashMap<i32, Place> = HashMap::new();
@@ -30,9 +30,9 @@ impl Look<'_> {
                 filters.insert(layout(object.partition).filter(object.place), key);
             }
         }
-        let meta = layout::meta(&archive.prefix, topic);
+        let meta = layout::meta(tree.prefix, topic);
         let mut stored = Vec::new();
-        for listed in archive.store.list(&meta).await? {
+        for listed in tree.store.list(&meta).await? {
             let rest = listed.key.strip_prefix(&meta).unwrap_or_default();
             if rest.starts_with("manifest/") {
                 if expected.contains_key(&listed.key) {
@@ -51,7 +51,7 @@ impl Look<'_> {
             }
         }
         let fetched = stream::iter(stored)
-            .map(|key| async move { Ok::<_, Error>((archive.store.get(&key).await?, key)) })
+            .map(|key| async move { Ok::<_, StoreError>((tree.store.get(&key).await?, key)) })
             .buffered(REQUESTS)
             .try_collect::<Vec<_>>()
             .await?;
@@ -97,7 +97,7 @@ impl Look<'_> {
 }
 
 /// Where a manifest and its object's metadata differ.
-fn disagreements(
+pub(crate) fn disagreements(
     manifest: &Manifest,
     topic: &TopicName,
     key: &str,

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use tailwater_topics_contract::TopicName;
 
 use super::{Look, Object};
+use crate::store::Objects;
 
-impl Look<'_> {
+impl<S: Objects> Look<'_, S> {
     pub(super) fn chains(&mut self, topic: &TopicName, objects: &BTreeMap<String, Object>) {
         let mut chains: BTreeMap<i32, Vec<(&String, &Object)>> = BTreeMap::new();
         for (key, object) in objects {

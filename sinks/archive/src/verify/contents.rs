@@ -4,15 +4,15 @@ use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
-use sha2::{Digest, Sha256};
-use tailwater_sinks_archive::layout::Layout;
-use tailwater_sinks_archive::manifest::{Manifest, Summary};
-use tailwater_sinks_archive::{Objects, line, segment};
 use tailwater_topics_contract::TopicName;
 
 use super::numbers::shown;
 use super::{Look, Object};
-use crate::archive::Error;
+use crate::layout::Layout;
+use crate::links::sha256;
+use crate::manifest::{Manifest, Summary};
+use crate::store::{Objects, StoreError};
+use crate::{line, segment};
 
 /// Objects that are read at once; each is held whole.
 const READS: usize = 2;
@@ -25,15 +25,15 @@ struct Content<'a> {
     filter: Option<Bytes>,
 }
 
-impl Look<'_> {
+impl<S: Objects> Look<'_, S> {
     pub(super) async fn contents(
         &mut self,
         topic: &TopicName,
         objects: &BTreeMap<String, Object>,
         manifests: &HashMap<String, Manifest>,
         on_object: &mut (dyn FnMut(&str) + Send),
-    ) -> Result<(), Error> {
-        let archive = self.archive;
+    ) -> Result<(), StoreError> {
+        let tree = self.tree;
         for object in objects.values() {
             if let Some((low, _)) = object.link.extent.tw_seq {
                 self.numbers.expect(low);
@@ -43,13 +43,13 @@ impl Look<'_> {
         ordered.sort_by_key(|(_, object)| (object.partition, object.place));
         let mut fetched = stream::iter(ordered)
             .map(|(key, object)| async move {
-                let layout = Layout::new(&archive.prefix, topic.clone(), object.partition);
-                let body = archive.store.get(key).await?;
+                let layout = tree.layout(topic, object.partition);
+                let body = tree.store.get(key).await?;
                 let filter = match object.link.extent.records {
                     0 => None,
-                    _ => archive.store.get(&layout.filter(object.place)).await?,
+                    _ => tree.store.get(&layout.filter(object.place)).await?,
                 };
-                Ok::<_, Error>((Content { key, object, layout, filter }, body))
+                Ok::<_, StoreError>((Content { key, object, layout, filter }, body))
             })
             .buffered(READS);
         let mut last: Option<(i32, u64)> = None;
@@ -195,8 +195,4 @@ fn ends_in_its_trailer(object: &[u8]) -> bool {
     let end = chunks.last().map_or(16, |chunk| chunk.at + u64::from(chunk.compressed_bytes));
     // Two bytes of an empty last block, then the trailer.
     object.len() as u64 == end + 2 + 8
-}
-
-fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -1,0 +1,129 @@
+//! What is stored under a prefix: topics, the objects of each with their links, and what belongs nowhere.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures::{StreamExt, TryStreamExt, stream};
+use serde::Serialize;
+use tailwater_topics_contract::TopicName;
+
+use crate::chain::Link;
+use crate::layout::{self, Layout, Place};
+use crate::store::{Objects, StoreError};
+
+/// Requests that may be under way at once.
+pub(crate) const REQUESTS: usize = 16;
+
+/// Something that is not as it must be.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Finding {
+    /// Key of the object, or name of the topic.
+    pub subject: String,
+    /// At which level of [`crate::verify`] it shows.
+    pub level: u8,
+    /// What is wrong.
+    pub what: String,
+}
+
+impl Finding {
+    pub(crate) fn new(level: u8, subject: &str, what: impl Into<String>) -> Self {
+        Self { subject: subject.to_owned(), level, what: what.into() }
+    }
+}
+
+/// An archive in a bucket.
+#[derive(Debug)]
+pub(crate) struct Tree<'a, S> {
+    pub(crate) store: &'a S,
+    /// Before every key; empty, or ends with `/`.
+    pub(crate) prefix: &'a str,
+}
+
+// Two references, whatever the store is; derived, these would ask the store itself.
+impl<S> Clone for Tree<'_, S> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<S> Copy for Tree<'_, S> {}
+
+/// An object that has a place in a chain.
+#[derive(Clone, Debug)]
+pub(crate) struct Object {
+    pub(crate) partition: i32,
+    pub(crate) place: Place,
+    pub(crate) bytes: u64,
+    pub(crate) link: Link,
+}
+
+impl<S: Objects> Tree<'_, S> {
+    pub(crate) fn layout(&self, topic: &TopicName, partition: i32) -> Layout {
+        Layout::new(self.prefix, topic.clone(), partition)
+    }
+
+    /// The topics, also those of which only manifests are left, and what lies where no topic is.
+    pub(crate) async fn topics(&self) -> Result<(BTreeSet<TopicName>, Vec<Finding>), StoreError> {
+        let (mut topics, mut findings) = (BTreeSet::new(), Vec::new());
+        for folder in ["data/", "meta/"] {
+            let under = format!("{}{folder}", self.prefix);
+            for listed in self.store.list(&under).await? {
+                let rest = listed.key.strip_prefix(&under).unwrap_or_default();
+                match rest.split_once('/').map(|(topic, _)| topic.parse::<TopicName>()) {
+                    Some(Ok(topic)) => {
+                        topics.insert(topic);
+                    }
+                    // The probe of a store that is just being made.
+                    _ if rest.starts_with(".probe/") => {}
+                    _ => findings.push(Finding::new(0, &listed.key, "it belongs to no topic")),
+                }
+            }
+        }
+        Ok((topics, findings))
+    }
+
+    /// Every object of a topic that has a place in a chain, by key, and the others.
+    pub(crate) async fn objects(
+        &self,
+        topic: &TopicName,
+    ) -> Result<(BTreeMap<String, Object>, Vec<Finding>), StoreError> {
+        let mut findings = Vec::new();
+        let mut placed = Vec::new();
+        for listed in self.store.list(&layout::data(self.prefix, topic)).await? {
+            match layout::parse(&listed.key) {
+                Some((partition, place))
+                    if self.layout(topic, partition).object(place) == listed.key =>
+                {
+                    placed.push((listed, partition, place));
+                }
+                _ => {
+                    let what = "no object of an archive has such a key";
+                    findings.push(Finding::new(0, &listed.key, what));
+                }
+            }
+        }
+        let looked = stream::iter(placed)
+            .map(|(listed, partition, place)| async move {
+                let link = match self.store.link(&listed.key).await {
+                    Ok(link) => Ok(link),
+                    Err(StoreError::Foreign { source, .. }) => Err(source.to_string()),
+                    Err(error) => return Err(error),
+                };
+                Ok((listed, partition, place, link))
+            })
+            .buffered(REQUESTS);
+        let mut objects = BTreeMap::new();
+        for (listed, partition, place, link) in looked.try_collect::<Vec<_>>().await? {
+            let (key, bytes) = (listed.key, listed.bytes);
+            match link {
+                Ok(Some(link)) => {
+                    objects.insert(key, Object { partition, place, bytes, link });
+                }
+                Ok(None) => {
+                    findings.push(Finding::new(1, &key, "it is listed, and it is not there"));
+                }
+                Err(what) => findings.push(Finding::new(0, &key, what)),
+            }
+        }
+        Ok((objects, findings))
+    }
+}
