@@ -13,7 +13,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
 use rand::SeedableRng;
@@ -282,10 +282,21 @@ async fn work_once(
         SinkKind::Archive(spec) => {
             let store = store(config, &spec.bucket)?;
             let is_silence = |error: &StoreError| error.class() == ErrorClass::Transient;
-            let probe = || store.probe();
+            let probe = || store.probe(spec.segment.bytes);
             let probed = serve::patiently("store", &stop, &health, is_silence, probe).await;
             if probed.context("this S3 store cannot hold an archive")?.is_none() {
                 return Ok(());
+            }
+            match store
+                .abort_stale_uploads(&format!("{}data/", spec.prefix), SystemTime::now())
+                .await
+            {
+                Ok(0) => {}
+                Ok(count) => tracing::info!(count, "uploads that nobody goes on with were ended"),
+                // They cost money and nothing else; the role may not be allowed to see them.
+                Err(error) => {
+                    tracing::warn!(%error, "uploads that nobody goes on with are not looked for")
+                }
             }
             let sink = ArchiveSink::new(store, spec, origins);
             worker::run(worker, sink, stop, health).await?;

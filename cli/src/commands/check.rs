@@ -112,7 +112,7 @@ async fn registered_findings(config: &Config) -> Vec<Finding> {
         let name = &sink.spec.name;
         let checked = match &sink.spec.kind {
             SinkKind::Archive(archive) => match store(config, &archive.bucket) {
-                Ok(store) => store.probe().await.map_err(anyhow::Error::new),
+                Ok(store) => store.probe(archive.segment.bytes).await.map_err(anyhow::Error::new),
                 Err(error) => Err(error),
             },
             SinkKind::Search(search) => search_answers(config, search).await,

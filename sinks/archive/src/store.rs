@@ -4,6 +4,8 @@
 //!   our first attempt must be told apart from a rival, and only the chain can do that.
 //! * A write without a clear answer says so. Nothing is guessed.
 
+mod upload;
+
 use std::collections::HashMap;
 use std::future::Future;
 use std::ops::Range;
@@ -23,6 +25,7 @@ use tailwater_config::S3Config;
 use tailwater_runtime::{Classify, ErrorClass};
 use uuid::Uuid;
 
+use self::upload::UPLOADERS;
 use crate::chain::{Link, NotALink};
 
 /// How long one request may take. A segment of 64 MiB passes in it at one MiB a second.
@@ -137,6 +140,16 @@ pub enum StoreError {
         /// Where it listens.
         endpoint: String,
     },
+    /// Of several uploads of one object not exactly one was completed, and stayed.
+    #[error(
+        "the S3 store at {endpoint} let {winners} of {UPLOADERS} uploads in parts create the same object, where it must be one and stay; declare segments of at most 64MiB, which need no parts"
+    )]
+    PartsNotAtomic {
+        /// Where it listens.
+        endpoint: String,
+        /// How many.
+        winners: usize,
+    },
     /// An object that no writer of ours made.
     #[error("object `{key}` is not part of an archive")]
     Foreign {
@@ -155,6 +168,7 @@ impl Classify for StoreError {
             Self::Refused { .. }
             | Self::NoBucket { .. }
             | Self::NotAtomic { .. }
+            | Self::PartsNotAtomic { .. }
             | Self::Overwrites { .. }
             | Self::Foreign { .. } => ErrorClass::Definite,
         }
@@ -234,8 +248,24 @@ impl Store {
         }
     }
 
-    /// Races several conditional creates of one object, and fails unless exactly one wins and stays.
-    pub async fn probe(&self) -> Result<(), StoreError> {
+    /// Races several conditional creates of one object, and fails unless exactly one wins and stays; the same again in
+    /// parts, when segments may be so large that they need them.
+    ///
+    /// # Errors
+    /// The store fails, or cannot hold an archive.
+    pub async fn probe(&self, segment_bytes: u64) -> Result<(), StoreError> {
+        self.probe_creates().await?;
+        if segment_bytes <= upload::SINGLE_MAX as u64 {
+            return Ok(());
+        }
+        let key = format!("meta/.probe/{}", Uuid::new_v4());
+        let probed = self.probe_uploads(&key).await;
+        // Best effort: a probe left behind harms nobody.
+        let _ = self.client.delete_object().bucket(&self.bucket).key(&key).send().await;
+        probed
+    }
+
+    async fn probe_creates(&self) -> Result<(), StoreError> {
         let key = format!("meta/.probe/{}", Uuid::new_v4());
         let body = |writer| Bytes::from(format!("writer {writer}"));
         let late = PROBE_WRITERS - 1;
@@ -350,6 +380,9 @@ impl Objects for Store {
         metadata: HashMap<String, String>,
         content_type: &str,
     ) -> Result<Put, StoreError> {
+        if body.len() > upload::SINGLE_MAX {
+            return self.create_in_parts(key, body, metadata, content_type).await;
+        }
         let put = self
             .client
             .put_object()

@@ -113,7 +113,12 @@ pub static ARCHIVE: Shape = Shape {
 pub static SEGMENT: Shape = Shape {
     about: "When an archive object is closed: at whichever comes first.",
     fields: &[
-        Field::or("bytes", Form::Bytes, "64MiB", "its compressed size"),
+        Field::or(
+            "bytes",
+            Form::Bytes,
+            "64MiB",
+            "its compressed size; one of more than 64MiB is sent in parts",
+        ),
         Field::or("records", Form::Whole(1, u64::MAX), "500000", "records in it"),
         Field::or("age", Form::Span, "60s", "time since its first record came"),
     ],

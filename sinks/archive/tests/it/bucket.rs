@@ -100,6 +100,18 @@ impl Bucket {
         put.body(ByteStream::from(object.body.clone())).send().await.expect("put");
     }
 
+    /// Begins an upload in parts and leaves it.
+    pub(crate) async fn begin_upload(&self, key: &str) {
+        let begin = self.raw.create_multipart_upload().bucket(self.store.bucket()).key(key);
+        begin.send().await.expect("begun");
+    }
+
+    /// How many uploads in parts to keys with this prefix have begun and not ended.
+    pub(crate) async fn uploads(&self, prefix: &str) -> usize {
+        let list = self.raw.list_multipart_uploads().bucket(self.store.bucket()).prefix(prefix);
+        list.send().await.expect("listed").uploads().len()
+    }
+
     pub(crate) async fn remove(&self, key: &str) {
         let remove = self.raw.delete_object().bucket(self.store.bucket()).key(key);
         remove.send().await.expect("removed");

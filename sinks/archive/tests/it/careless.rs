@@ -17,6 +17,8 @@ pub(crate) enum Manner {
     RefusesAll,
     /// As it should, but tells those who raced that it does not know.
     AnswersWithConflict,
+    /// As it should, but nothing when an object comes in parts.
+    IgnoresForUploads,
 }
 
 type Objects = Arc<Mutex<HashMap<String, Vec<u8>>>>;
@@ -57,13 +59,47 @@ async fn converse(client: TcpStream, manner: Manner, objects: Objects) {
         client.read_exact(&mut body).await.expect("the whole body");
         let mut words = request.split(' ');
         let (verb, path) = (words.next().expect("a verb"), words.next().expect("a path"));
-        let path = path.split('?').next().unwrap_or(path).to_owned();
-        let (status, answer) = answer(verb, path, body, manner, &objects);
+        let (path, query) = path.split_once('?').unwrap_or((path, ""));
+        let (status, answer) = match part_of(query) {
+            Some(part) => upload(verb, path, part, body, &objects),
+            None => answer(verb, path.to_owned(), body, manner, &objects),
+        };
         let head = format!("HTTP/1.1 {status} X\r\ncontent-length: {}\r\n\r\n", answer.len());
         let sent = client.write_all(&[head.as_bytes(), &answer].concat()).await;
         if sent.is_err() {
             return;
         }
+    }
+}
+
+/// What a request about an upload is about: its id, which is empty when it begins.
+fn part_of(query: &str) -> Option<&str> {
+    let mut fields = query.split('&').map(|field| field.split_once('=').unwrap_or((field, "")));
+    fields.find(|(name, _)| ["uploads", "uploadId"].contains(name)).map(|(_, id)| id)
+}
+
+/// Uploads of one part each, which is kept beside the objects until it becomes one.
+fn upload(verb: &str, path: &str, id: &str, body: Vec<u8>, objects: &Objects) -> (u16, Vec<u8>) {
+    let mut objects = objects.lock().expect("whole");
+    match (verb, id) {
+        ("POST", "") => {
+            let id = objects.len();
+            objects.insert(id.to_string(), vec![]);
+            let answer = format!(
+                "<InitiateMultipartUploadResult><UploadId>{id}</UploadId></InitiateMultipartUploadResult>"
+            );
+            (200, answer.into_bytes())
+        }
+        ("PUT", id) => {
+            objects.insert(id.to_owned(), body);
+            (200, vec![])
+        }
+        ("POST", id) => {
+            let body = objects[id].clone();
+            objects.insert(path.to_owned(), body);
+            (200, b"<CompleteMultipartUploadResult></CompleteMultipartUploadResult>".to_vec())
+        }
+        _ => (204, vec![]),
     }
 }
 
@@ -79,6 +115,7 @@ fn answer(
     match (verb, manner) {
         ("PUT", Manner::RefusesAll) => (412, vec![]),
         ("PUT", Manner::AnswersWithConflict) if is_there => (409, vec![]),
+        ("PUT", Manner::IgnoresForUploads) if is_there => (412, vec![]),
         ("PUT", Manner::RefusesAndReplaces) if is_there => {
             objects.insert(path, body);
             (412, vec![])

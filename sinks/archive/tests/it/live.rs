@@ -2,8 +2,6 @@
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use tailwater_sinks_archive::manifest::Manifest;
 use tailwater_sinks_archive::{ArchiveSink, Objects, Store, layout, line, read};
@@ -11,9 +9,8 @@ use tailwater_sinks_worker::contract::{self, Subject};
 use tailwater_sinks_worker::testing::record;
 use tailwater_sinks_worker::{Resume, Sink, SinkError, SourceRecord, TopicPartition, Writer};
 use tailwater_topics_contract::{ArchiveSpec, Origin, SegmentSpec, TopicName};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
 
+use crate::proxy::{Fault, Proxy};
 use crate::server;
 use crate::topic::Topic;
 
@@ -22,7 +19,7 @@ async fn every_server_lets_exactly_one_writer_create_an_object() {
     for (name, endpoint) in server::all() {
         let store = server::bucket(&endpoint).await;
         for _ in 0..5 {
-            store.probe().await.expect(name);
+            store.probe(u64::MAX).await.expect(name);
         }
     }
 }
@@ -61,7 +58,7 @@ async fn a_write_whose_answer_was_lost_is_recognised_and_not_repeated() {
         let (mut writer, start) = open(&archive.sink()).await;
         assert_eq!(start, 0);
         (0..10).for_each(|offset| writer.push(record(offset)).expect("stored"));
-        proxy.cut_next_answer.store(true, Ordering::SeqCst);
+        proxy.cut_next(Fault::Answer);
         let flushed = loop {
             match writer.flush(10).await {
                 Ok(flushed) => break flushed,
@@ -69,7 +66,7 @@ async fn a_write_whose_answer_was_lost_is_recognised_and_not_repeated() {
                 Err(error) => panic!("{name}: {error:?}"),
             }
         };
-        assert!(!proxy.cut_next_answer.load(Ordering::SeqCst), "{name}: the fault took effect");
+        assert!(proxy.has_cut(Fault::Answer), "{name}: the fault took effect");
         assert_eq!((flushed.next, flushed.resume), (10, Resume::Continue), "{name}");
         let archive = Archive { store: direct };
         assert_eq!(archive.held().await, (0..10).map(record).collect::<Vec<_>>(), "{name}");
@@ -205,7 +202,7 @@ async fn a_write_that_was_cut_off_half_way_stores_nothing_and_is_repeated() {
                 .expect("stored");
         }
         // The empty link that turns the day comes first and is small.
-        proxy.cut_next_body.store(true, Ordering::SeqCst);
+        proxy.cut_next(Fault::Body);
         let flushed = loop {
             match writer.flush(200).await {
                 Ok(flushed) => break flushed,
@@ -216,7 +213,7 @@ async fn a_write_that_was_cut_off_half_way_stores_nothing_and_is_repeated() {
                 Err(error) => panic!("{name}: {error:?}"),
             }
         };
-        assert!(!proxy.cut_next_body.load(Ordering::SeqCst), "{name}: the fault took effect");
+        assert!(proxy.has_cut(Fault::Body), "{name}: the fault took effect");
         assert_eq!(flushed.next, 200, "{name}");
         assert_eq!(Archive { store: direct }.held().await.len(), 200, "{name}");
     }
@@ -349,64 +346,5 @@ async fn deliver_all(sink: &ArchiveSink, log: i64, batch: i64) {
                 Err(error) => panic!("{error:?}"),
             }
         };
-    }
-}
-
-/// Passes bytes on, and once, when told, cuts the connection: after the server has answered a PUT and before the
-/// client hears it, or in the middle of a large body.
-struct Proxy {
-    endpoint: String,
-    cut_next_answer: Arc<AtomicBool>,
-    cut_next_body: Arc<AtomicBool>,
-}
-
-/// Bytes of a connection's requests after which a body counts as large.
-const LARGE: usize = 1 << 20;
-
-impl Proxy {
-    async fn start(target: &str) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let endpoint = format!("http://{}", listener.local_addr().expect("bound"));
-        let (answer, body) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
-        let target = target.trim_start_matches("http://").to_owned();
-        let (cut_next_answer, cut_next_body) = (answer.clone(), body.clone());
-        tokio::spawn(async move {
-            while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(pass(client, target.clone(), answer.clone(), body.clone()));
-            }
-        });
-        Self { endpoint, cut_next_answer, cut_next_body }
-    }
-}
-
-async fn pass(
-    mut client: TcpStream,
-    target: String,
-    cut_answer: Arc<AtomicBool>,
-    cut_body: Arc<AtomicBool>,
-) {
-    let mut server = TcpStream::connect(target).await.expect("the server runs");
-    let (mut up, mut down) = (vec![0; 65_536], vec![0; 65_536]);
-    let (mut is_put, mut sent) = (false, 0);
-    loop {
-        tokio::select! {
-            read = client.read(&mut up) => match read {
-                Ok(count @ 1..) => {
-                    is_put |= up[..count].starts_with(b"PUT /");
-                    sent += count;
-                    if sent > LARGE && cut_body.swap(false, Ordering::SeqCst) { return; }
-                    if server.write_all(&up[..count]).await.is_err() { return; }
-                }
-                _ => return,
-            },
-            read = server.read(&mut down) => match read {
-                Ok(count @ 1..) => {
-                    let is_answer = down[..count].starts_with(b"HTTP/1.1 200");
-                    if is_put && is_answer && cut_answer.swap(false, Ordering::SeqCst) { return; }
-                    if client.write_all(&down[..count]).await.is_err() { return; }
-                }
-                _ => return,
-            },
-        }
     }
 }

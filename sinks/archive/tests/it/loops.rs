@@ -471,7 +471,8 @@ async fn a_marker_before_the_first_record_of_all_is_passed_too() {
 async fn a_store_that_lets_two_win_or_replaces_objects_is_refused() {
     let probe = async |manner| {
         let endpoint = careless::serve(manner).await;
-        server::connect(&endpoint, "bucket").probe().await
+        let segment_bytes = if manner == Manner::IgnoresForUploads { 1 << 30 } else { 1 };
+        server::connect(&endpoint, "bucket").probe(segment_bytes).await
     };
     let refused = |manner, said: Result<(), StoreError>, why: &str| match said {
         Err(error) => {
@@ -484,6 +485,7 @@ async fn a_store_that_lets_two_win_or_replaces_objects_is_refused() {
         (Manner::Ignores, "let 8 of 8 writers"),
         (Manner::RefusesAll, "let 0 of 8 writers"),
         (Manner::RefusesAndReplaces, "replaced"),
+        (Manner::IgnoresForUploads, "let 3 of 3 uploads in parts"),
     ] {
         refused(manner, probe(manner).await, why);
     }

@@ -5,5 +5,7 @@ mod careless;
 mod damage;
 mod live;
 mod loops;
+mod parts;
+mod proxy;
 mod server;
 mod topic;
