@@ -287,17 +287,7 @@ async fn work_once(
             if probed.context("this S3 store cannot hold an archive")?.is_none() {
                 return Ok(());
             }
-            match store
-                .abort_stale_uploads(&format!("{}data/", spec.prefix), SystemTime::now())
-                .await
-            {
-                Ok(0) => {}
-                Ok(count) => tracing::info!(count, "uploads that nobody goes on with were ended"),
-                // They cost money and nothing else; the role may not be allowed to see them.
-                Err(error) => {
-                    tracing::warn!(%error, "uploads that nobody goes on with are not looked for")
-                }
-            }
+            end_stale_uploads(&store, &spec.prefix).await;
             let sink = ArchiveSink::new(store, spec, origins);
             worker::run(worker, sink, stop, health).await?;
         }
@@ -312,6 +302,18 @@ async fn work_once(
         }
     }
     Ok(())
+}
+
+/// What a writer that died in the middle of an upload left behind costs money and nothing else, so a role that may not
+/// look for it is no obstacle.
+async fn end_stale_uploads(store: &Store, prefix: &str) {
+    match store.abort_stale_uploads(&format!("{prefix}data/"), SystemTime::now()).await {
+        Ok(0) => {}
+        Ok(count) => tracing::info!(count, "uploads that nobody goes on with were ended"),
+        Err(error) => {
+            tracing::warn!(%error, "uploads that nobody goes on with were not looked for");
+        }
+    }
 }
 
 /// The store of a bucket.
