@@ -187,6 +187,21 @@ impl Line {
         Ok(found.into_keys().collect::<Vec<_>>().join(","))
     }
 
+    /// Makes the index in use remember another topic than the one it was filled from.
+    pub async fn pretend_other_topic(&self) -> anyhow::Result<()> {
+        let url = format!("{}/{}/_mapping", self.servers.opensearch, self.index_in_use().await?);
+        let client = reqwest::Client::new();
+        let found: BTreeMap<String, serde_json::Value> =
+            client.get(&url).send().await?.error_for_status()?.json().await?;
+        let mut meta = found.into_values().next().unwrap_or_default()["mappings"]["_meta"].take();
+        let source = &mut meta["tailwater"]["sources"][0];
+        ensure!(source["id"].is_string(), "the index remembers none: {source}");
+        source["id"] = "AAAAAAAAAAAAAAAAAAAAAQ".into();
+        let body = serde_json::json!({ "_meta": meta });
+        client.put(&url).json(&body).send().await?.error_for_status()?;
+        Ok(())
+    }
+
     /// Whether the index shows the rows of the table, by content.
     pub async fn shows_the_table(&self) -> anyhow::Result<bool> {
         let (client, table) = (self.connect().await?, Table::new("zoo", "animals"));

@@ -61,6 +61,48 @@ async fn an_index_is_rebuilt_under_load_killed_resumed_compared_and_taken_back()
     line.remove().await
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_index_of_another_topic_stops_its_sink_and_a_rebuild_mends_it() -> anyhow::Result<()> {
+    let line = Line::create(&format!("other_topic_{}", std::process::id())).await?;
+    let reader = line.start_reader().await?;
+    let worker = line.worker("a", None, 0).await?;
+    let mut process = line.start(&worker)?;
+    line.wait_until_ready(&worker, &mut process).await?;
+    let traffic = Traffic::start(line.connect().await?, 9);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    traffic.stop().await?;
+    line.run(&["wait", "keep", "find"])?;
+    process.stop(MINUTE)?;
+
+    line.pretend_other_topic().await?;
+    let before = line.documents().await?;
+    let traffic = Traffic::start(line.connect().await?, 10);
+    let mut process = line.start(&worker)?;
+    let began = Instant::now();
+    while process.lines_with("was filled from another topic") == 0 {
+        process.check_running()?;
+        ensure!(began.elapsed() < MINUTE, "nothing was said:\n{}", process.last_words());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    traffic.stop().await?;
+    line.run(&["wait", "keep"])?;
+    ensure!(line.documents().await? == before, "nothing goes into the index of another topic");
+
+    let mut rebuild = line.spawn("rebuild", &["sinks", "rebuild", "find"])?;
+    rebuild.wait(2 * MINUTE)?;
+    let said = rebuild.last_words();
+    println!("{said}");
+    ensure!(said.contains("0 differ") && said.contains("go on where the new index"), "{said}");
+    ensure!(line.index_in_use().await?.ends_with("-v2"), "swapped");
+    agree(&line, &mut process).await?;
+    let mut back = line.spawn("back", &["sinks", "rebuild", "find", "--rollback"])?;
+    ensure!(back.wait(MINUTE).is_err(), "there is no way back to the index of another topic");
+    ensure!(back.last_words().contains("was filled from another topic"), "{}", back.last_words());
+    process.stop(MINUTE)?;
+    reader.stop(MINUTE)?;
+    line.remove().await
+}
+
 /// The worker goes on with the index in use, and soon what it holds is the table.
 async fn agree(line: &Line, process: &mut Process) -> anyhow::Result<()> {
     let began = Instant::now();
