@@ -1,14 +1,11 @@
 //! Tables that join a stream which goes on, between a real Postgres and a real Kafka.
 
 use std::collections::BTreeMap;
-use std::os::unix::process::ExitStatusExt;
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::Signal;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tailwater_cdc::config::Limits;
 use tailwater_cdc::copies::Existing;
 use tailwater_cdc::crash::Point;
@@ -317,18 +314,7 @@ async fn a_reader_that_dies_at_every_step_of_joining_misses_and_repeats_no_chang
         }
         let is_of_copy = STEPS[..8].contains(&point);
         let hit = if is_of_copy { 1 } else { random.random_range(3..10) };
-        let number = Point::ALL.iter().position(|each| *each == point);
-        let words = json!({"rows": 500, "crash": {"point": number, "hit": hit, "act": "die"}});
-        let mut child = world.start_child_with(words, Stdio::inherit());
-        let begun = Instant::now();
-        let status = loop {
-            if let Some(status) = child.try_wait().expect("ours") {
-                break status;
-            }
-            assert!(begun.elapsed() < PATIENCE, "{what}: it does not come to {point:?}");
-            sleep(Duration::from_millis(20)).await;
-        };
-        assert_eq!(status.signal(), Some(Signal::SIGABRT as i32), "{what}: {point:?}: {status}");
+        world.dies_at(point, hit, &what).await;
         world.assert_not_ahead().await;
         let record = world.progress().await.expect("there is progress");
         apart += usize::from(record.joining.is_some());

@@ -1,9 +1,11 @@
 //! The world around a reader: a database of its own, a pipeline, topics; readers in tasks and in processes; what arrived.
 
 use std::collections::BTreeMap;
-use std::process::{Child, Command};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
@@ -11,8 +13,9 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{Headers, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tailwater_cdc::config::Limits;
+use tailwater_cdc::crash::Point;
 use tailwater_cdc::{Config, Error, progress};
 use tailwater_config::postgres::Host;
 use tailwater_config::{KafkaConfig, PostgresConfig};
@@ -322,11 +325,11 @@ impl World {
 
     /// A reader in a process of its own, to be killed.
     pub(crate) fn start_child(&self) -> Child {
-        self.start_child_with(serde_json::json!({}), std::process::Stdio::inherit())
+        self.start_child_with(json!({}), Stdio::inherit())
     }
 
     /// The same with further words for it: `crash` {`point`, `hit`, `act`}, `rows`, `slot_wait_ms`, `register_every_ms`.
-    pub(crate) fn start_child_with(&self, more: Value, log: std::process::Stdio) -> Child {
+    pub(crate) fn start_child_with(&self, more: Value, log: Stdio) -> Child {
         let topics: Vec<_> = self.registrations.topics.values().collect();
         let Some(Host::Tcp { port, .. }) = self.config.postgres.hosts.iter().next() else {
             panic!("a TCP address")
@@ -340,10 +343,28 @@ impl World {
         Command::new(std::env::current_exe().expect("this binary"))
             .args(["--exact", "live::child", "--ignored", "--nocapture", "--quiet"])
             .env("TAILWATER_TEST_CHILD", task.to_string())
-            .stdout(std::process::Stdio::null())
+            .stdout(Stdio::null())
             .stderr(log)
             .spawn()
             .expect("a child")
+    }
+
+    /// A reader in a process of its own that dies at a point of its work, with small transactions, so that some are
+    /// committed before. Waits until it has.
+    pub(crate) async fn dies_at(&self, point: Point, hit: u32, what: &str) {
+        let number = Point::ALL.iter().position(|each| *each == point);
+        let crash = json!({"point": number, "hit": hit, "act": "die"});
+        let words = json!({"rows": 500, "crash": crash});
+        let mut child = self.start_child_with(words, Stdio::inherit());
+        let begun = Instant::now();
+        let status = loop {
+            if let Some(status) = child.try_wait().expect("ours") {
+                break status;
+            }
+            assert!(begun.elapsed() < PATIENCE, "{what}: it does not come to {point:?}");
+            sleep(Duration::from_millis(20)).await;
+        };
+        assert_eq!(status.signal(), Some(Signal::SIGABRT as i32), "{what}: {point:?}: {status}");
     }
 
     pub(crate) async fn confirmed(&self) -> Lsn {
