@@ -1,7 +1,7 @@
 # Every command a developer or a user needs; the work is done by infra/native and infra/check.
 .DEFAULT_GOAL := help
 .PHONY: help build demo demo-pgbench up down clean servers test test-lake test-postgres gauntlet-sinks gauntlet-reader fuzz mutants test-servers test-down bench bench-cdc bench-lake lint fmt reference reference-types \
-	check-platform check-platform-quick
+	check-platform check-platform-quick check-readers
 
 help: ## show this list
 	@echo 'usage: make TARGET'
@@ -82,6 +82,9 @@ check-platform-quick: ## overlays, policies, compose files, rules, dashboard; se
 
 check-platform: ## the same, then a real Kubernetes API server, images and compose; minutes
 	@infra/check/platform.sh all
+
+check-readers: ## an archive through zcat, Python, Java, DuckDB, ClickHouse, DataFusion and Polars; needs no servers
+	@infra/check/readers.sh
 
 fmt: ## format Rust sources
 	@cargo fmt --all
