@@ -31,7 +31,7 @@ pub(crate) struct Config {
     pub(crate) postgres: PostgresConfig,
     /// `kafka`: `brokers` as `host:port,…`, `tls`, `sasl`, and `properties` for the client, verbatim.
     pub(crate) kafka: KafkaConfig,
-    /// `s3`: `endpoint`, `region` (us-east-1), `access_key`, `secret_key` or `secret_key_file`, `path_style` (true).
+    /// `s3`: `endpoint`, `region` (us-east-1), `access_key`, `secret_key`, `session_token` or their `_file`s, `path_style` (true), `encryption`, `kms_key`.
     pub(crate) s3: Option<S3Config>,
     /// `opensearch`: `url`, `user`, `password` or `password_file`.
     pub(crate) opensearch: Option<SearchConfig>,
@@ -243,6 +243,8 @@ impl Config {
 mod tests {
     use std::io;
 
+    use tailwater_config::S3Keys;
+    use tailwater_config::s3::{Encryption, Word};
     use tailwater_runtime::Secret;
 
     use super::*;
@@ -285,13 +287,49 @@ sinks: { memory: 64MiB }
     }
 
     #[test]
+    fn keys_of_a_store_stand_in_the_file_beside_it_or_in_the_environment() {
+        let s3 = |more: &str| {
+            let s3 = format!("s3: {{ endpoint: \"http://127.0.0.1:9000\"{more} }}");
+            let lines: Vec<&str> =
+                GOOD.lines().map(|l| if l.starts_with("s3:") { s3.as_str() } else { l }).collect();
+            lines.join("\n") + "\n"
+        };
+        let good = |more| read(&s3(more)).expect("good").s3.expect("given");
+        assert!(matches!(good("").keys, S3Keys::Environment));
+        let files =
+            ", access_key_file: s3.key, secret_key_file: s3.key, session_token_file: s3.key";
+        let S3Keys::Named { access, secret, session_token } = good(files).keys else {
+            panic!("named")
+        };
+        for word in [access, secret, session_token.expect("given")] {
+            assert!(matches!(word, Word::File(file) if file.ends_with("s3.key")));
+        }
+        assert_eq!(good("").encryption, None);
+        assert_eq!(good(", encryption: aes256").encryption, Some(Encryption::Aes256));
+        let kms = Encryption::Kms { key: Some("alias/archive".to_owned()) };
+        assert_eq!(good(", encryption: kms, kms_key: alias/archive").encryption, Some(kms));
+        for (more, expected) in [
+            (", access_key: a", "`s3.secret_key`: missing; or name a file"),
+            (", secret_key: b", "`s3.access_key`: missing; or name a file"),
+            (", session_token: t", "`s3.access_key`: missing"),
+            (", access_key: a, access_key_file: s3.key, secret_key: b", "keep one of them"),
+            (", encryption: rot13", "expected `aes256` or `kms`"),
+            (", encryption: aes256, kms_key: k", "`s3.kms_key`: goes with `encryption: kms`"),
+        ] {
+            let found = refused(&s3(more));
+            assert!(found.iter().any(|one| one.contains(expected)), "{more}: {found:#?}");
+        }
+    }
+
+    #[test]
     fn a_good_file_is_read_with_defaults_variables_and_secret_files() {
         let config = read(GOOD).expect("good");
         assert_eq!(config.postgres.address(), "127.0.0.1:5432/shop");
         assert_eq!(config.postgres.password.as_ref().map(Secret::expose), Some(CANARY));
         let s3 = config.s3.as_ref().expect("given");
         assert_eq!((s3.region.as_str(), s3.path_style), ("us-east-1", true));
-        assert_eq!(s3.secret.expose(), CANARY, "without the line end of the file");
+        let in_a_file = |keys: &S3Keys| matches!(keys, S3Keys::Named { secret: Word::File(file), .. } if file.ends_with("s3.key"));
+        assert!(in_a_file(&s3.keys), "{s3:?}");
         assert_eq!(config.reader.limits.transaction_delay_ms, 50);
         assert_eq!(config.sinks.memory, 64 << 20);
         assert_eq!(config.sinks.admin.to_string(), "127.0.0.1:18091");

@@ -27,5 +27,5 @@ pub use file::{Environment, Error, Load, load, parse};
 pub use kafka::KafkaConfig;
 pub use opensearch::SearchConfig;
 pub use postgres::{PostgresConfig, SslMode};
-pub use s3::S3Config;
+pub use s3::{S3Config, S3Keys};
 pub use scalars::secret;

@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use tailwater_config::S3Config;
+use tailwater_config::{S3Config, S3Keys};
 use tailwater_runtime::Secret;
 use tailwater_sinks_archive::{ArchiveSink, Objects as _, Store};
 use tailwater_sinks_worker::{Sink, SourceRecord, TopicPartition, Writer};
@@ -32,9 +32,9 @@ async fn main() -> Result<()> {
     let config = S3Config {
         endpoint: endpoint.clone(),
         region: "us-east-1".to_owned(),
-        access_key: "tailwater".to_owned(),
-        secret: Secret::new("tailwater-secret"),
+        keys: S3Keys::given("tailwater", "tailwater-secret"),
         path_style: true,
+        encryption: None,
     };
     let store = Store::connect(config, bucket);
     store.ensure_bucket().await?;

@@ -12,7 +12,7 @@ use serde_json::Value;
 use tailwater_sinks_archive::{Objects, Put};
 use tailwater_topics_contract::Lsn;
 
-use crate::command::{Ran, run, tailwater};
+use crate::command::{Ran, ran, run, tailwater};
 use crate::place::Place;
 
 pub(crate) fn json(ran: Ran) -> Value {
@@ -270,8 +270,69 @@ async fn reader_and_sinks_run_drain_and_show_their_state() -> anyhow::Result<()>
     assert_eq!(lake.drain()?, Some(0));
     assert_eq!(find.drain()?, Some(0));
     eventually("the slot is free", || status()["slot"]["active"] == false).await?;
+    keys_of_the_store_are_taken_from_the_environment(&place).await?;
     the_archive_is_proved_and_mended(&place, &topic).await;
     place.leave().await
+}
+
+async fn keys_of_the_store_are_taken_from_the_environment(place: &Place) -> anyhow::Result<()> {
+    let arguments = ["archive", "verify", "--level", "0", "--config", place.without_keys()?];
+    let with = |variables: &[(&str, &str)]| {
+        let mut command = tailwater(&place.folder, &arguments);
+        let apart = [("AWS_EC2_METADATA_DISABLED", "true"), ("HOME", "/nonexistent")];
+        command.envs(apart).envs(variables.iter().copied());
+        ran(command.output().expect("the binary starts"))
+    };
+    let none = with(&[]);
+    assert_eq!(none.code, Some(1), "{none:#?}");
+    assert!(none.stderr.contains("there are no keys for it"), "{}", none.stderr);
+    with(&[("AWS_ACCESS_KEY_ID", "tailwater"), ("AWS_SECRET_ACCESS_KEY", "tailwater-secret")])
+        .done();
+
+    // As a pod with a service account has it: a token in a file, and a role to be assumed with it.
+    let token = place.folder.join("token");
+    std::fs::write(&token, "a token of the cluster")?;
+    let service = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let address = format!("http://{}", service.local_addr()?);
+    tokio::spawn(assume(service));
+    let role = [
+        ("AWS_WEB_IDENTITY_TOKEN_FILE", token.to_str().expect("text")),
+        ("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/archive"),
+        ("AWS_ENDPOINT_URL_STS", &address),
+    ];
+    tokio::task::block_in_place(|| with(&role)).done();
+    Ok(())
+}
+
+/// Gives the keys of the tests for the token of the cluster, and only for that.
+async fn assume(service: tokio::net::TcpListener) -> anyhow::Result<()> {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    loop {
+        let (mut client, _) = service.accept().await?;
+        let mut request = vec![0; 16 << 10];
+        let mut length = 0;
+        while !String::from_utf8_lossy(&request[..length]).contains("WebIdentityToken=") {
+            let count = client.read(&mut request[length..]).await?;
+            anyhow::ensure!(count > 0, "it asked for something else");
+            length += count;
+        }
+        let asked = String::from_utf8_lossy(&request[..length]);
+        anyhow::ensure!(
+            asked.contains("WebIdentityToken=a+token+of+the+cluster")
+                || asked.contains("WebIdentityToken=a%20token%20of%20the%20cluster"),
+            "{asked}"
+        );
+        let body = "<AssumeRoleWithWebIdentityResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\">\
+            <AssumeRoleWithWebIdentityResult><Credentials><AccessKeyId>tailwater</AccessKeyId>\
+            <SecretAccessKey>tailwater-secret</SecretAccessKey><SessionToken>for an hour</SessionToken>\
+            <Expiration>2099-01-01T00:00:00Z</Expiration></Credentials></AssumeRoleWithWebIdentityResult>\
+            </AssumeRoleWithWebIdentityResponse>";
+        let head = format!(
+            "HTTP/1.1 200 OK\r\ncontent-type: text/xml\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+            body.len()
+        );
+        client.write_all(&[head.as_bytes(), body.as_bytes()].concat()).await?;
+    }
 }
 
 /// As it was left by a sink that drained; then with something in it that is not ours.

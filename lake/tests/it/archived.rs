@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 
 use aws_sdk_s3::Client;
 use aws_sdk_s3::primitives::ByteStream;
-use tailwater_config::S3Config;
+use tailwater_config::{S3Config, S3Keys};
 use tailwater_lake::Archive;
 use tailwater_sinks_archive::{ArchiveSink, Store};
 use tailwater_sinks_worker::{Sink, SourceRecord, TopicPartition, Writer};
@@ -36,9 +36,9 @@ impl Archived {
         let config = S3Config {
             endpoint: endpoint.clone(),
             region: "us-east-1".to_owned(),
-            access_key: "tailwater".to_owned(),
-            secret: tailwater_runtime::Secret::new("tailwater-secret"),
+            keys: S3Keys::given("tailwater", "tailwater-secret"),
             path_style: true,
+            encryption: None,
         };
         let store = Store::connect(config, &bucket);
         store.ensure_bucket().await.expect("a bucket");

@@ -4,6 +4,7 @@
 //!   our first attempt must be told apart from a rival, and only the chain can do that.
 //! * A write without a clear answer says so. Nothing is guessed.
 
+mod keys;
 mod upload;
 
 use std::collections::HashMap;
@@ -11,17 +12,19 @@ use std::future::Future;
 use std::ops::Range;
 use std::time::Duration;
 
-use aws_credential_types::Credentials;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{BehaviorVersion, Region, StalledStreamProtectionConfig};
 use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::ByteStream;
-use aws_sdk_s3::types::{BucketLocationConstraint, CreateBucketConfiguration};
+use aws_sdk_s3::types::{
+    BucketLocationConstraint, CreateBucketConfiguration, ServerSideEncryption,
+};
 use bytes::Bytes;
 use futures::future::join_all;
 use tailwater_config::S3Config;
+use tailwater_config::s3::Encryption;
 use tailwater_runtime::{Classify, ErrorClass};
 use uuid::Uuid;
 
@@ -76,6 +79,7 @@ pub struct Store {
     endpoint: String,
     region: String,
     bucket: String,
+    encryption: Option<Encryption>,
 }
 
 /// What became of a conditional create.
@@ -187,13 +191,7 @@ pub struct Listed {
 impl Store {
     /// Prepares a client for a bucket; nothing is sent yet.
     pub fn connect(config: S3Config, bucket: &str) -> Self {
-        let keys = Credentials::new(
-            config.access_key,
-            config.secret.expose(),
-            None,
-            None,
-            "configuration",
-        );
+        let region = Region::new(config.region.clone());
         let timeouts = TimeoutConfig::builder()
             .connect_timeout(CONNECT_MAX)
             .operation_attempt_timeout(REQUEST_MAX)
@@ -201,8 +199,8 @@ impl Store {
         let client = aws_sdk_s3::Config::builder()
             .behavior_version(BehaviorVersion::latest())
             .endpoint_url(&config.endpoint)
-            .region(Region::new(config.region.clone()))
-            .credentials_provider(keys)
+            .credentials_provider(keys::provider(config.keys, region.clone()))
+            .region(region)
             .force_path_style(config.path_style)
             .retry_config(RetryConfig::disabled())
             .timeout_config(timeouts)
@@ -213,6 +211,7 @@ impl Store {
             endpoint: config.endpoint,
             region: config.region,
             bucket: bucket.to_owned(),
+            encryption: config.encryption,
         }
     }
 
@@ -313,8 +312,23 @@ impl Store {
         content_type: &str,
     ) -> Result<(), StoreError> {
         let put = self.client.put_object().bucket(&self.bucket).key(key);
-        let put = put.content_type(content_type).body(ByteStream::from(body)).send().await;
+        let put = put.content_type(content_type).set_server_side_encryption(self.encryption());
+        let put = put.set_ssekms_key_id(self.kms_key()).body(ByteStream::from(body)).send().await;
         put.map(drop).map_err(|error| self.failed(&error, &format!("replacing `{key}`")))
+    }
+
+    fn encryption(&self) -> Option<ServerSideEncryption> {
+        self.encryption.as_ref().map(|encryption| match encryption {
+            Encryption::Aes256 => ServerSideEncryption::Aes256,
+            Encryption::Kms { .. } => ServerSideEncryption::AwsKms,
+        })
+    }
+
+    fn kms_key(&self) -> Option<String> {
+        match &self.encryption {
+            Some(Encryption::Kms { key }) => key.clone(),
+            _ => None,
+        }
     }
 
     async fn fetch(&self, key: &str, range: Option<String>) -> Result<Option<Bytes>, StoreError> {
@@ -336,6 +350,13 @@ impl Store {
     {
         if error.code() == Some("NoSuchBucket") {
             return self.no_bucket();
+        }
+        if keys::are_missing(error) {
+            return StoreError::Refused {
+                endpoint: self.endpoint.clone(),
+                doing: doing.to_owned(),
+                why: "there are no keys for it, neither `s3.access_key` and `s3.secret_key` in the configuration nor any in the environment".to_owned(),
+            };
         }
         let said = match (error.code(), error.message()) {
             (Some(code), Some(message)) => format!("{code}, {message}"),
@@ -391,6 +412,8 @@ impl Objects for Store {
             .if_none_match("*")
             .content_type(content_type)
             .set_metadata(Some(metadata))
+            .set_server_side_encryption(self.encryption())
+            .set_ssekms_key_id(self.kms_key())
             .body(ByteStream::from(body));
         match put.send().await {
             Ok(_) => Ok(Put::Created),

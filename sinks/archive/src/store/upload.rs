@@ -68,6 +68,8 @@ impl Store {
         let doing = || format!("beginning an upload of `{key}`");
         let begin = self.client.create_multipart_upload().bucket(&self.bucket).key(key);
         let begin = begin.content_type(content_type).set_metadata(Some(metadata));
+        let begin = begin.set_server_side_encryption(self.encryption());
+        let begin = begin.set_ssekms_key_id(self.kms_key());
         let begun = begin.send().await.map_err(|error| self.failed(&error, &doing()))?;
         let nameless = || self.unavailable(doing(), "it gave the upload no id".to_owned());
         begun.upload_id.ok_or_else(nameless)

@@ -100,6 +100,14 @@ impl Bucket {
         put.body(ByteStream::from(object.body.clone())).send().await.expect("put");
     }
 
+    /// How an object is encrypted, in the words of S3, and with which key.
+    pub(crate) async fn encryption(&self, key: &str) -> (Option<String>, Option<String>) {
+        let head = self.raw.head_object().bucket(self.store.bucket()).key(key);
+        let head = head.send().await.expect("there");
+        let how = head.server_side_encryption().map(|how| how.as_str().to_owned());
+        (how, head.ssekms_key_id().map(str::to_owned))
+    }
+
     /// Begins an upload in parts and leaves it.
     pub(crate) async fn begin_upload(&self, key: &str) {
         let begin = self.raw.create_multipart_upload().bucket(self.store.bucket()).key(key);

@@ -1,15 +1,18 @@
 //! The chain on real servers.
 
+use std::collections::HashMap;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
+use tailwater_config::s3::Encryption;
 use tailwater_sinks_archive::manifest::Manifest;
-use tailwater_sinks_archive::{ArchiveSink, Objects, Store, layout, line, read};
+use tailwater_sinks_archive::{ArchiveSink, Objects, Put, Store, layout, line, read};
 use tailwater_sinks_worker::contract::{self, Subject};
 use tailwater_sinks_worker::testing::record;
 use tailwater_sinks_worker::{Resume, Sink, SinkError, SourceRecord, TopicPartition, Writer};
 use tailwater_topics_contract::{ArchiveSpec, Origin, SegmentSpec, TopicName};
 
+use crate::bucket::Bucket;
 use crate::proxy::{Fault, Proxy};
 use crate::server;
 use crate::topic::Topic;
@@ -28,6 +31,34 @@ async fn every_server_lets_exactly_one_writer_create_an_object() {
 async fn the_archive_keeps_the_contract_of_sinks() {
     for (_, endpoint) in server::all() {
         contract::check(|| async { Archive { store: server::bucket(&endpoint).await } }).await;
+    }
+}
+
+/// The embedded server has no encryption, and says so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn objects_are_encrypted_as_the_configuration_says_or_not_written_at_all() {
+    let named = Encryption::Kms { key: Some("tailwater".to_owned()) };
+    for (name, endpoint) in server::all() {
+        let bucket = Bucket::create(&endpoint).await;
+        for (at, (encryption, expected)) in
+            [(Encryption::Aes256, "AES256"), (named.clone(), "aws:kms")].into_iter().enumerate()
+        {
+            let store = server::encrypting(&endpoint, bucket.store.bucket(), Some(encryption));
+            for (size, body) in [("small", vec![1; 10]), ("large", vec![2; (64 << 20) + 1])] {
+                let key = format!("{at}-{size}");
+                let put = store.create(&key, body.into(), HashMap::new(), "text/plain").await;
+                if name == "embedded" {
+                    let refused = put.expect_err("it cannot").to_string();
+                    assert!(refused.contains("refused"), "{refused}");
+                    continue;
+                }
+                assert!(matches!(put, Ok(Put::Created)), "{name}, {key}: {put:?}");
+                let (how, with) = bucket.encryption(&key).await;
+                assert_eq!(how.as_deref(), Some(expected), "{name}, {key}");
+                let is_named = with.is_some_and(|with| with.ends_with("tailwater"));
+                assert_eq!(is_named, expected == "aws:kms", "{name}, {key}");
+            }
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The S3 servers that `make test` has started, and buckets of our own in them.
 
-use tailwater_config::S3Config;
+use tailwater_config::s3::Encryption;
+use tailwater_config::{S3Config, S3Keys};
 use tailwater_sinks_archive::Store;
 
 /// Every server that is there, with its name. The embedded one always is; MinIO where it could be built.
@@ -23,12 +24,17 @@ pub(crate) async fn bucket(endpoint: &str) -> Store {
 
 /// A bucket by its name, which need not exist.
 pub(crate) fn connect(endpoint: &str, bucket: &str) -> Store {
+    encrypting(endpoint, bucket, None)
+}
+
+/// The same, where everything that is written is to be encrypted.
+pub(crate) fn encrypting(endpoint: &str, bucket: &str, encryption: Option<Encryption>) -> Store {
     let config = S3Config {
         endpoint: endpoint.to_owned(),
         region: "us-east-1".to_owned(),
-        access_key: "tailwater".to_owned(),
-        secret: tailwater_runtime::Secret::new("tailwater-secret"),
+        keys: S3Keys::given("tailwater", "tailwater-secret"),
         path_style: true,
+        encryption,
     };
     Store::connect(config, bucket)
 }
