@@ -8,7 +8,6 @@ use anyhow::{Context as _, Result};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tailwater_config::{S3Config, S3Keys};
-use tailwater_runtime::Secret;
 use tailwater_sinks_archive::{ArchiveSink, Objects as _, Store};
 use tailwater_sinks_worker::{Sink, SourceRecord, TopicPartition, Writer};
 use tailwater_topics_contract::{ArchiveSpec, Origin, SegmentSpec, TopicName};

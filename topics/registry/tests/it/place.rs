@@ -10,7 +10,6 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use tailwater_config::{PostgresConfig, S3Config, S3Keys, SearchConfig};
 use tailwater_postgres::from_url;
-use tailwater_runtime::Secret;
 use tailwater_topics_contract::{Catalog, PipelineName};
 use tailwater_topics_registry::{Plan, Refusal, Registry, Scope, Servers, plan};
 use tokio_postgres::NoTls;
