@@ -287,7 +287,10 @@ async fn work_once(
             if probed.context("this S3 store cannot hold an archive")?.is_none() {
                 return Ok(());
             }
-            end_stale_uploads(&store, &spec.prefix).await;
+            let ending = end_stale_uploads(&store, &spec.prefix);
+            if stop.run_until_cancelled(ending).await.is_none() {
+                return Ok(());
+            }
             let sink = ArchiveSink::new(store, spec, origins);
             worker::run(worker, sink, stop, health).await?;
         }
