@@ -243,8 +243,8 @@ impl Config {
 mod tests {
     use std::io;
 
-    use tailwater_config::S3Keys;
-    use tailwater_config::s3::{Encryption, Word};
+    use tailwater_config::s3::Encryption;
+    use tailwater_config::{Keys, Word};
     use tailwater_runtime::Secret;
 
     use super::*;
@@ -295,10 +295,10 @@ sinks: { memory: 64MiB }
             lines.join("\n") + "\n"
         };
         let good = |more| read(&s3(more)).expect("good").s3.expect("given");
-        assert!(matches!(good("").keys, S3Keys::Environment));
+        assert!(matches!(good("").keys, Keys::Environment));
         let files =
             ", access_key_file: s3.key, secret_key_file: s3.key, session_token_file: s3.key";
-        let S3Keys::Named { access, secret, session_token } = good(files).keys else {
+        let Keys::Named { access, secret, session_token } = good(files).keys else {
             panic!("named")
         };
         for word in [access, secret, session_token.expect("given")] {
@@ -328,7 +328,7 @@ sinks: { memory: 64MiB }
         assert_eq!(config.postgres.password.as_ref().map(Secret::expose), Some(CANARY));
         let s3 = config.s3.as_ref().expect("given");
         assert_eq!((s3.region.as_str(), s3.path_style), ("us-east-1", true));
-        let in_a_file = |keys: &S3Keys| matches!(keys, S3Keys::Named { secret: Word::File(file), .. } if file.ends_with("s3.key"));
+        let in_a_file = |keys: &Keys| matches!(keys, Keys::Named { secret: Word::File(file), .. } if file.ends_with("s3.key"));
         assert!(in_a_file(&s3.keys), "{s3:?}");
         assert_eq!(config.reader.limits.transaction_delay_ms, 50);
         assert_eq!(config.sinks.memory, 64 << 20);

@@ -13,6 +13,8 @@
 mod file;
 /// Secrets and addresses, which several sections have.
 mod scalars;
+/// Keys by which a service knows us.
+mod keys;
 
 /// `postgres`.
 pub mod postgres;
@@ -25,7 +27,8 @@ pub mod opensearch;
 
 pub use file::{Environment, Error, Load, load, parse};
 pub use kafka::KafkaConfig;
+pub use keys::Keys;
 pub use opensearch::SearchConfig;
 pub use postgres::{PostgresConfig, SslMode};
-pub use s3::{S3Config, S3Keys};
-pub use scalars::secret;
+pub use s3::S3Config;
+pub use scalars::{NoWord, Word, secret};

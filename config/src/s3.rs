@@ -1,11 +1,9 @@
 //! `s3`.
 
-use std::path::{Path, PathBuf};
-
 use tailwater_document::{Field, Form, FromScalar, Mistakes, Scalar, Section, Shape};
-use tailwater_runtime::Secret;
 
 use crate::file::Load;
+use crate::keys::{Keys, keys};
 use crate::scalars::address;
 
 /// How to reach a store. The bucket is each sink's own.
@@ -16,36 +14,11 @@ pub struct S3Config {
     /// Its region.
     pub region: String,
     /// Who we are to it.
-    pub keys: S3Keys,
+    pub keys: Keys,
     /// Whether the bucket stands in the path rather than in the host name.
     pub path_style: bool,
     /// How it encrypts what is stored; as the bucket says, when this does not.
     pub encryption: Option<Encryption>,
-}
-
-/// Who we are to a store.
-#[derive(Clone, Debug)]
-pub enum S3Keys {
-    /// Keys that the configuration names.
-    Named {
-        /// Access key.
-        access: Word,
-        /// Secret key.
-        secret: Word,
-        /// What goes with keys for a time.
-        session_token: Option<Word>,
-    },
-    /// What AWS's own tools would take: variables, a profile, the role of a service account, a container or an instance.
-    Environment,
-}
-
-/// A text that stands in the configuration, or in a file that is read whenever the text is needed.
-#[derive(Clone, Debug)]
-pub enum Word {
-    /// It stands there.
-    Given(Secret),
-    /// It is what is in the file, without the line's end.
-    File(PathBuf),
 }
 
 /// How a store encrypts what is stored.
@@ -60,23 +33,11 @@ pub enum Encryption {
     },
 }
 
-impl S3Keys {
-    /// Keys that are known now.
-    pub fn given(access: impl Into<String>, secret: impl Into<String>) -> Self {
-        let word = |text: String| Word::Given(Secret::new(text));
-        Self::Named {
-            access: word(access.into()),
-            secret: word(secret.into()),
-            session_token: None,
-        }
-    }
-}
-
 /// What the section may hold.
 pub static SHAPE: Shape = Shape {
     about: "The store of archive sinks. Without `access_key` and `secret_key` the keys are what AWS's own tools would take: \
             variables, a profile, the role of a service account, of a container or of an instance. Files are read again when \
-            they are a minute old.",
+            they are a minute old, or at once when the store refuses what they say.",
     fields: &[
         Field::required("endpoint", Form::Text("`http://host:port`"), "the store"),
         Field::or("region", Form::Text("a region"), "us-east-1", "its region"),
@@ -105,11 +66,6 @@ pub static SHAPE: Shape = Shape {
     ],
 };
 
-/// Where each key may stand: itself, or the name of its file.
-const ACCESS: [&str; 2] = ["access_key", "access_key_file"];
-const SECRET: [&str; 2] = ["secret_key", "secret_key_file"];
-const TOKEN: [&str; 2] = ["session_token", "session_token_file"];
-
 /// Reads the section. `None` means that mistakes were noted.
 pub fn read(mut section: Section<'_>, load: Load<'_>, mistakes: &mut Mistakes) -> Option<S3Config> {
     let endpoint = address(&mut section, "endpoint", mistakes);
@@ -119,55 +75,6 @@ pub fn read(mut section: Section<'_>, load: Load<'_>, mistakes: &mut Mistakes) -
     let encryption = encryption(&mut section, mistakes);
     section.finish_as(&SHAPE, mistakes);
     Some(S3Config { endpoint: endpoint?, region, keys: keys?, path_style, encryption })
-}
-
-fn keys(section: &mut Section<'_>, load: Load<'_>, mistakes: &mut Mistakes) -> Option<S3Keys> {
-    let [names_access, names_secret, names_token] =
-        [ACCESS, SECRET, TOKEN].map(|keys| keys.iter().any(|key| section.node(key).is_some()));
-    let access = word(section, ACCESS, load, mistakes);
-    let secret = word(section, SECRET, load, mistakes);
-    let session_token = word(section, TOKEN, load, mistakes);
-    match (names_access, names_secret) {
-        (false, false) if !names_token => return Some(S3Keys::Environment),
-        (true, true) => {}
-        (false, _) => {
-            section.refuse(
-                "access_key",
-                "missing; or name a file with `access_key_file`, or give no key at all, to take those of the environment",
-                mistakes,
-            );
-        }
-        (true, false) => {
-            let problem = "missing; or name a file with `secret_key_file`";
-            section.refuse("secret_key", problem, mistakes);
-        }
-    }
-    Some(S3Keys::Named { access: access?, secret: secret?, session_token })
-}
-
-/// A text under one of two keys: itself, or the name of its file, which must be there now.
-fn word(
-    section: &mut Section<'_>,
-    [key, file_key]: [&'static str; 2],
-    load: Load<'_>,
-    mistakes: &mut Mistakes,
-) -> Option<Word> {
-    let given: Option<Secret> = section.optional(key, mistakes);
-    let file: Option<String> = section.optional(file_key, mistakes);
-    match (given, file) {
-        (Some(_), Some(_)) => {
-            section.refuse(file_key, format!("`{key}` is given too; keep one of them"), mistakes);
-            None
-        }
-        (given, None) => given.map(Word::Given),
-        (None, Some(file)) => match load.text(Path::new(&file)) {
-            Ok(_) => Some(Word::File(load.path(Path::new(&file)))),
-            Err(error) => {
-                section.refuse(file_key, format!("the file cannot be read: {error}"), mistakes);
-                None
-            }
-        },
-    }
 }
 
 fn encryption(section: &mut Section<'_>, mistakes: &mut Mistakes) -> Option<Encryption> {

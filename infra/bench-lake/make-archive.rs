@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use tailwater_config::{S3Config, S3Keys};
+use tailwater_config::{Keys, S3Config};
 use tailwater_sinks_archive::{ArchiveSink, Objects as _, Store};
 use tailwater_sinks_worker::{Sink, SourceRecord, TopicPartition, Writer};
 use tailwater_topics_contract::{ArchiveSpec, Origin, SegmentSpec, TopicName};
@@ -31,7 +31,7 @@ async fn main() -> Result<()> {
     let config = S3Config {
         endpoint: endpoint.clone(),
         region: "us-east-1".to_owned(),
-        keys: S3Keys::given("tailwater", "tailwater-secret"),
+        keys: Keys::given("tailwater", "tailwater-secret"),
         path_style: true,
         encryption: None,
     };

@@ -57,7 +57,7 @@ pub fn bucket_and_prefix(address: &str) -> Option<(String, String)> {
 
 #[cfg(test)]
 mod tests {
-    use tailwater_config::S3Keys;
+    use tailwater_config::Keys;
 
     use super::*;
 
@@ -74,7 +74,7 @@ mod tests {
         )
         .expect("fine");
         assert_eq!(config.kafka.properties.len(), 1);
-        assert!(matches!(config.s3.expect("given").keys, S3Keys::Named { .. }));
+        assert!(matches!(config.s3.expect("given").keys, Keys::Named { .. }));
     }
 
     #[test]

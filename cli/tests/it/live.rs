@@ -636,7 +636,9 @@ async fn wrong_credentials_and_servers_that_are_away_are_named_and_nothing_is_ma
         (
             "${S3_KEY:-tailwater-secret}",
             canary.to_owned(),
-            format!("the S3 store at {endpoint} refused looking for the bucket: status 403"),
+            format!(
+                "the S3 store at {endpoint} refused looking for the bucket: SignatureDoesNotMatch"
+            ),
         ),
         (
             "user: postgres",

@@ -8,7 +8,7 @@ use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use tailwater_config::{S3Config, S3Keys};
+use tailwater_config::{Keys, S3Config};
 use tailwater_sinks_archive::Store;
 use tokio_postgres::NoTls;
 use tokio_postgres::config::Host;
@@ -105,7 +105,7 @@ impl Place {
         let config = S3Config {
             endpoint,
             region: "us-east-1".to_owned(),
-            keys: S3Keys::given("tailwater", "tailwater-secret"),
+            keys: Keys::given("tailwater", "tailwater-secret"),
             path_style: true,
             encryption: None,
         };

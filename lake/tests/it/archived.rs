@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 
 use aws_sdk_s3::Client;
 use aws_sdk_s3::primitives::ByteStream;
-use tailwater_config::{S3Config, S3Keys};
+use tailwater_config::{Keys, S3Config};
 use tailwater_lake::Archive;
 use tailwater_sinks_archive::{ArchiveSink, Store};
 use tailwater_sinks_worker::{Sink, SourceRecord, TopicPartition, Writer};
@@ -36,7 +36,7 @@ impl Archived {
         let config = S3Config {
             endpoint: endpoint.clone(),
             region: "us-east-1".to_owned(),
-            keys: S3Keys::given("tailwater", "tailwater-secret"),
+            keys: Keys::given("tailwater", "tailwater-secret"),
             path_style: true,
             encryption: None,
         };

@@ -3,8 +3,10 @@
 //! * Every write is conditional and carries a checksum; the client's own retries are off, because a retry that finds
 //!   our first attempt must be told apart from a rival, and only the chain can do that.
 //! * A write without a clear answer says so. Nothing is guessed.
+//! * Keys that the store does not take may be those of yesterday. Where others can come, that is no refusal.
 
-mod keys;
+/// What a failed request means.
+mod failure;
 mod upload;
 
 use std::collections::HashMap;
@@ -15,8 +17,8 @@ use std::time::Duration;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
-use aws_sdk_s3::config::{BehaviorVersion, Region, StalledStreamProtectionConfig};
-use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::config::{BehaviorVersion, IdentityCache, Region, StalledStreamProtectionConfig};
+use aws_sdk_s3::error::ProvideErrorMetadata;
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{
     BucketLocationConstraint, CreateBucketConfiguration, ServerSideEncryption,
@@ -26,8 +28,10 @@ use futures::future::join_all;
 use tailwater_config::S3Config;
 use tailwater_config::s3::Encryption;
 use tailwater_runtime::{Classify, ErrorClass};
+use tailwater_sinks_keys::HeldKeys;
 use uuid::Uuid;
 
+use self::failure::status;
 use self::upload::UPLOADERS;
 use crate::chain::{Link, NotALink};
 
@@ -36,14 +40,6 @@ const REQUEST_MAX: Duration = Duration::from_secs(90);
 const CONNECT_MAX: Duration = Duration::from_secs(5);
 /// The region that is not to be named when a bucket is created in it.
 const FIRST_REGION: &str = "us-east-1";
-/// Answers of status 400 that are about one transmission, not about what was asked.
-const GARBLED: [&str; 5] = [
-    "RequestTimeout",
-    "IncompleteBody",
-    "BadDigest",
-    "XAmzContentChecksumMismatch",
-    "XAmzContentSHA256Mismatch",
-];
 /// Writers of the probe: all but the last race. Two are enough to show a store that checks before it writes; more show
 /// it sooner.
 const PROBE_WRITERS: usize = 8;
@@ -53,7 +49,7 @@ pub trait Objects: Clone + Send + Sync + 'static {
     /// Creates an object unless its key is taken.
     ///
     /// # Errors
-    /// Only refusals; what may have happened without our knowledge is [`Put::Unclear`].
+    /// Only refusals, also those that pass; what may have happened without our knowledge is [`Put::Unclear`].
     fn create(
         &self,
         key: &str,
@@ -76,6 +72,7 @@ pub trait Objects: Clone + Send + Sync + 'static {
 #[derive(Clone, Debug)]
 pub struct Store {
     client: Client,
+    keys: HeldKeys,
     endpoint: String,
     region: String,
     bucket: String,
@@ -106,6 +103,30 @@ pub enum StoreError {
         /// What was asked.
         doing: String,
         /// What came instead.
+        why: String,
+    },
+    /// It does not take the keys, and they may be others soon.
+    #[error(
+        "the S3 store at {endpoint} did not take the keys for {doing}: {why}; they are read again"
+    )]
+    StaleKeys {
+        /// Where it listens.
+        endpoint: String,
+        /// What was asked.
+        doing: String,
+        /// What it said.
+        why: String,
+    },
+    /// Its clock and ours differ, so that no signature holds.
+    #[error(
+        "the S3 store at {endpoint} takes the clock of this machine to be wrong, and so no signature, for {doing}: {why}; set the clock, with NTP"
+    )]
+    Clock {
+        /// Where it listens.
+        endpoint: String,
+        /// What was asked.
+        doing: String,
+        /// What it said.
         why: String,
     },
     /// It refuses, and will go on refusing.
@@ -168,7 +189,9 @@ pub enum StoreError {
 impl Classify for StoreError {
     fn class(&self) -> ErrorClass {
         match self {
-            Self::Unavailable { .. } => ErrorClass::Transient,
+            Self::Unavailable { .. } | Self::StaleKeys { .. } | Self::Clock { .. } => {
+                ErrorClass::Transient
+            }
             Self::Refused { .. }
             | Self::NoBucket { .. }
             | Self::NotAtomic { .. }
@@ -191,7 +214,7 @@ pub struct Listed {
 impl Store {
     /// Prepares a client for a bucket; nothing is sent yet.
     pub fn connect(config: S3Config, bucket: &str) -> Self {
-        let region = Region::new(config.region.clone());
+        let keys = HeldKeys::new(config.keys, &config.region);
         let timeouts = TimeoutConfig::builder()
             .connect_timeout(CONNECT_MAX)
             .operation_attempt_timeout(REQUEST_MAX)
@@ -199,8 +222,9 @@ impl Store {
         let client = aws_sdk_s3::Config::builder()
             .behavior_version(BehaviorVersion::latest())
             .endpoint_url(&config.endpoint)
-            .credentials_provider(keys::provider(config.keys, region.clone()))
-            .region(region)
+            .credentials_provider(keys.provider())
+            .identity_cache(IdentityCache::no_cache())
+            .region(Region::new(config.region.clone()))
             .force_path_style(config.path_style)
             .retry_config(RetryConfig::disabled())
             .timeout_config(timeouts)
@@ -208,6 +232,7 @@ impl Store {
             .build();
         Self {
             client: Client::from_conf(client),
+            keys,
             endpoint: config.endpoint,
             region: config.region,
             bucket: bucket.to_owned(),
@@ -225,7 +250,7 @@ impl Store {
         match self.client.head_bucket().bucket(&self.bucket).send().await {
             Ok(_) => Ok(true),
             Err(error) if status(&error) == Some(404) => Ok(false),
-            Err(error) => Err(self.failed(&error, "looking for the bucket")),
+            Err(error) => Err(self.head_failed(&error, "looking for the bucket").await),
         }
     }
 
@@ -343,54 +368,6 @@ impl Store {
             Err(error) => Err(self.failed(&error, &doing())),
         }
     }
-
-    fn failed<E>(&self, error: &SdkError<E>, doing: &str) -> StoreError
-    where
-        E: ProvideErrorMetadata + std::error::Error + 'static,
-    {
-        if error.code() == Some("NoSuchBucket") {
-            return self.no_bucket();
-        }
-        if keys::are_missing(error) {
-            return StoreError::Refused {
-                endpoint: self.endpoint.clone(),
-                doing: doing.to_owned(),
-                why: "there are no keys for it, neither `s3.access_key` and `s3.secret_key` in the configuration nor any in the environment".to_owned(),
-            };
-        }
-        let said = match (error.code(), error.message()) {
-            (Some(code), Some(message)) => format!("{code}, {message}"),
-            (Some(code), None) => code.to_owned(),
-            // The answer to a HEAD has no body, and so no code.
-            _ => match status(error) {
-                Some(status @ (401 | 403)) => format!(
-                    "status {status}: the access key or its secret is wrong, or may not do this"
-                ),
-                Some(status) => format!("status {status}"),
-                None => DisplayErrorContext(error).to_string(),
-            },
-        };
-        let is_garbled = error.code().is_some_and(|code| GARBLED.contains(&code));
-        match status(error) {
-            // 408 and 409 ask for another try; 429 and 5xx pass. 301 is for another region.
-            Some(301 | 400..=407 | 410..=428 | 430..=499 | 501) if !is_garbled => {
-                StoreError::Refused {
-                    endpoint: self.endpoint.clone(),
-                    doing: doing.to_owned(),
-                    why: said,
-                }
-            }
-            _ => self.unavailable(doing.to_owned(), said),
-        }
-    }
-
-    fn unavailable(&self, doing: String, why: String) -> StoreError {
-        StoreError::Unavailable { endpoint: self.endpoint.clone(), doing, why }
-    }
-
-    fn no_bucket(&self) -> StoreError {
-        StoreError::NoBucket { endpoint: self.endpoint.clone(), bucket: self.bucket.clone() }
-    }
 }
 
 impl Objects for Store {
@@ -440,7 +417,7 @@ impl Objects for Store {
                 // A missing bucket answers a HEAD in the same way.
                 if self.has_bucket().await? { Ok(None) } else { Err(self.no_bucket()) }
             }
-            Err(error) => Err(self.failed(&error, &format!("looking at `{key}`"))),
+            Err(error) => Err(self.head_failed(&error, &format!("looking at `{key}`")).await),
         }
     }
 
@@ -461,8 +438,4 @@ impl Objects for Store {
         }
         Ok(listed)
     }
-}
-
-fn status<E>(error: &SdkError<E>) -> Option<u16> {
-    error.raw_response().map(|response| response.status().as_u16())
 }

@@ -20,7 +20,8 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use tailwater_runtime::{Classify, ErrorClass};
 
-use super::{Put, Store, StoreError, status};
+use super::failure::status;
+use super::{Put, Store, StoreError};
 
 /// Bodies of more bytes than this are sent in parts.
 pub(super) const SINGLE_MAX: usize = 64 << 20;
@@ -220,7 +221,7 @@ impl Store {
     }
 }
 
-/// A refusal stands. After anything else nobody can tell, and the chain looks.
+/// A refusal stands, or passes: nothing has happened. After anything else nobody can tell, and the chain looks.
 fn unclear_unless_refused(error: StoreError) -> Result<Put, StoreError> {
     match error {
         unclear @ StoreError::Unavailable { .. } => Ok(Put::Unclear(unclear)),

@@ -3,6 +3,7 @@
 mod bucket;
 mod careless;
 mod damage;
+mod keys;
 mod live;
 mod loops;
 mod parts;

@@ -1,7 +1,7 @@
 //! The S3 servers that `make test` has started, and buckets of our own in them.
 
 use tailwater_config::s3::Encryption;
-use tailwater_config::{S3Config, S3Keys};
+use tailwater_config::{Keys, S3Config};
 use tailwater_sinks_archive::Store;
 
 /// Every server that is there, with its name. The embedded one always is; MinIO where it could be built.
@@ -29,12 +29,24 @@ pub(crate) fn connect(endpoint: &str, bucket: &str) -> Store {
 
 /// The same, where everything that is written is to be encrypted.
 pub(crate) fn encrypting(endpoint: &str, bucket: &str, encryption: Option<Encryption>) -> Store {
-    let config = S3Config {
+    Store::connect(S3Config { encryption, ..config(endpoint, keys()) }, bucket)
+}
+
+/// A bucket by its name, for whoever has these keys.
+pub(crate) fn known_by(endpoint: &str, bucket: &str, keys: Keys) -> Store {
+    Store::connect(config(endpoint, keys), bucket)
+}
+
+fn keys() -> Keys {
+    Keys::given("tailwater", "tailwater-secret")
+}
+
+fn config(endpoint: &str, keys: Keys) -> S3Config {
+    S3Config {
         endpoint: endpoint.to_owned(),
         region: "us-east-1".to_owned(),
-        keys: S3Keys::given("tailwater", "tailwater-secret"),
+        keys,
         path_style: true,
-        encryption,
-    };
-    Store::connect(config, bucket)
+        encryption: None,
+    }
 }

@@ -8,7 +8,7 @@ use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
-use tailwater_config::{PostgresConfig, S3Config, S3Keys, SearchConfig};
+use tailwater_config::{Keys, PostgresConfig, S3Config, SearchConfig};
 use tailwater_postgres::from_url;
 use tailwater_topics_contract::{Catalog, PipelineName};
 use tailwater_topics_registry::{Plan, Refusal, Registry, Scope, Servers, plan};
@@ -50,7 +50,7 @@ impl Place {
         let s3 = S3Config {
             endpoint: variable("TAILWATER_TEST_S3")?,
             region: "us-east-1".into(),
-            keys: S3Keys::given("tailwater", "tailwater-secret"),
+            keys: Keys::given("tailwater", "tailwater-secret"),
             path_style: true,
             encryption: None,
         };
