@@ -33,7 +33,7 @@ pub(crate) struct Config {
     pub(crate) kafka: KafkaConfig,
     /// `s3`: `endpoint`, `region` (us-east-1), `access_key`, `secret_key`, `session_token` or their `_file`s, `path_style` (true), `encryption`, `kms_key`.
     pub(crate) s3: Option<S3Config>,
-    /// `opensearch`: `url`, `user`, `password` or `password_file`.
+    /// `opensearch`: `url`; `user`, `password` or `password_file`; or `sigv4`, `region` and keys as under `s3`.
     pub(crate) opensearch: Option<SearchConfig>,
     /// `reader`: how the reader runs.
     pub(crate) reader: Reader,
@@ -244,7 +244,7 @@ mod tests {
     use std::io;
 
     use tailwater_config::s3::Encryption;
-    use tailwater_config::{Keys, Word};
+    use tailwater_config::{Keys, Login, Service, Word};
     use tailwater_runtime::Secret;
 
     use super::*;
@@ -318,6 +318,54 @@ sinks: { memory: 64MiB }
         ] {
             let found = refused(&s3(more));
             assert!(found.iter().any(|one| one.contains(expected)), "{more}: {found:#?}");
+        }
+    }
+
+    #[test]
+    fn a_cluster_asks_nobody_or_takes_a_password_or_a_signature_and_never_both() {
+        let with = |more: &str| {
+            let cluster = format!("opensearch: {{ url: \"http://127.0.0.1:9200\"{more} }}");
+            let is_cluster = |line: &&str| line.starts_with("opensearch:");
+            let lines: Vec<&str> = GOOD.lines().filter(|line| !is_cluster(line)).collect();
+            format!("{}\n{cluster}\n", lines.join("\n"))
+        };
+        let good = |more| read(&with(more)).expect("good").opensearch.expect("given").login;
+        assert!(matches!(good(""), Login::Open));
+        let Login::Basic { user, password } = good(", user: u, password_file: s3.key") else {
+            panic!("basic")
+        };
+        assert_eq!(user, "u");
+        assert!(matches!(password, Some(Word::File(file)) if file.ends_with("s3.key")));
+        let signature = |more| match good(more) {
+            Login::Signed(signature) => signature,
+            other => panic!("{other:?}"),
+        };
+        let bare = signature(", sigv4: es, region: eu-central-1");
+        assert_eq!((bare.service, bare.region.as_str()), (Service::Domain, "eu-central-1"));
+        assert!(matches!(bare.keys, Keys::Environment));
+        let named = signature(", sigv4: aoss, region: r, access_key: a, secret_key_file: s3.key");
+        assert_eq!(named.service, Service::Serverless);
+        assert!(matches!(named.keys, Keys::Named { secret: Word::File(_), .. }));
+        for (more, expected) in [
+            (", sigv4: es", "`opensearch.region`: missing; a signature is for one region"),
+            (", sigv4: s3, region: r", "expected `es` or `aoss`"),
+            (", region: r", "`opensearch.region`: goes with `sigv4`, which is missing"),
+            (", access_key: a, secret_key: b", "`opensearch.access_key`: goes with `sigv4`"),
+            (", sigv4: es, region: r, access_key: a", "`opensearch.secret_key`: missing"),
+            (
+                ", sigv4: es, region: r, user: u, password: p",
+                "`opensearch.sigv4`: `user` is given too; a request is signed or carries a password, not both",
+            ),
+            (", password: p", "`opensearch.password`: there is a password and no `user`"),
+            (", user: u, password: p, password_file: s3.key", "keep one of them"),
+            (
+                ", user: u, password_file: none",
+                "`opensearch.password_file`: the file cannot be read",
+            ),
+        ] {
+            let found = refused(&with(more));
+            assert!(found.iter().any(|one| one.contains(expected)), "{more}: {found:#?}");
+            assert_eq!(found.len(), 1, "{more}: {found:#?}");
         }
     }
 

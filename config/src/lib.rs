@@ -28,7 +28,7 @@ pub mod opensearch;
 pub use file::{Environment, Error, Load, load, parse};
 pub use kafka::KafkaConfig;
 pub use keys::Keys;
-pub use opensearch::SearchConfig;
+pub use opensearch::{Login, SearchConfig, Service, Signature};
 pub use postgres::{PostgresConfig, SslMode};
 pub use s3::S3Config;
 pub use scalars::{NoWord, Word, secret};

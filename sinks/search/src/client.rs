@@ -12,10 +12,10 @@ use reqwest::{Method, RequestBuilder, StatusCode, Url, redirect};
 use serde::Deserialize;
 use serde_json::Value;
 use tailwater_config::SearchConfig;
-use tailwater_runtime::Secret;
 
 use crate::bulk::{Cause, shorten};
 use crate::error::Error;
+use crate::login::{Login, Ours};
 
 /// How long a connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -28,7 +28,7 @@ pub struct Client {
     http: reqwest::Client,
     base: Url,
     address: String,
-    user: Option<(String, Option<Secret>)>,
+    login: Login,
 }
 
 /// A status and what came with it.
@@ -44,7 +44,7 @@ impl Client {
     /// # Errors
     /// When the address is not one or carries a password, which logs would show.
     pub fn new(config: SearchConfig) -> Result<Self, Error> {
-        let SearchConfig { url, user, password } = config;
+        let SearchConfig { url, login } = config;
         let shown = || url.split_once('@').map_or(url.clone(), |(_, host)| format!("…@{host}"));
         let bad = |problem: &str| Error::Address { url: shown(), problem: problem.to_owned() };
         let mut base = Url::parse(&url).map_err(|error| bad(&error.to_string()))?;
@@ -68,7 +68,7 @@ impl Client {
             .build()
             .map_err(Error::Prepare)?;
         let address = base.as_str().trim_end_matches('/').to_owned();
-        Ok(Self { http, base, address, user: user.map(|user| (user, password)) })
+        Ok(Self { http, base, address, login: Login::new(login) })
     }
 
     /// Scheme, host and port, for messages.
@@ -135,21 +135,22 @@ impl Client {
     }
 
     async fn send(&self, request: RequestBuilder, name: String) -> Result<Reply, Error> {
-        let request = match &self.user {
-            Some((user, password)) => {
-                request.basic_auth(user, password.as_ref().map(Secret::expose))
-            }
-            None => request,
-        };
+        let Ours { request, keys } = self.login.ours(request).await?;
         let exchange = async {
-            let response = request.send().await?;
+            let response = self.http.execute(request).await?;
             Ok(Reply { status: response.status(), body: response.bytes().await? })
         };
-        exchange.await.map_err(|source: reqwest::Error| Error::Unreachable {
+        let reply = exchange.await.map_err(|source: reqwest::Error| Error::Unreachable {
             address: self.address.clone(),
             request: name,
             source: source.without_url(),
-        })
+        })?;
+        if !matches!(reply.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+            return Ok(reply);
+        }
+        let reason = reply.reason().1;
+        let objection = self.login.objection(keys.as_ref(), &self.address, reply.status, &reason);
+        objection.await.map_or(Ok(reply), Err)
     }
 
     /// The error that a whole reply stands for whatever was asked: no rights, or not now.
@@ -160,10 +161,16 @@ impl Client {
             _ if cause.is_some_and(|cause| cause.is_block()) => {
                 Some(Error::Busy { address, reason })
             }
-            status @ (401 | 403) => Some(Error::Denied { address, status, reason }),
+            status @ (401 | 403) => Some(self.denied(status, reason)),
             408 | 429 | 500..=599 => Some(Error::Busy { address, reason }),
             _ => None,
         }
+    }
+
+    /// We may not do this.
+    pub(crate) fn denied(&self, status: u16, reason: String) -> Error {
+        let (address, advice) = (self.address.clone(), self.login.advice());
+        Error::Denied { address, status, reason, advice }
     }
 
     /// A reply that nothing accounts for.
@@ -195,9 +202,20 @@ impl Reply {
         struct Wrapped {
             error: Cause,
         }
+        /// What stands in front of a service of AWS speaks so.
+        #[derive(Deserialize)]
+        struct FrontDoor {
+            #[serde(alias = "Message")]
+            message: String,
+        }
         if let Ok(Wrapped { error }) = serde_json::from_slice(&self.body) {
             let text = error.text();
             return (Some(error), text);
+        }
+        if let Ok(FrontDoor { message }) = serde_json::from_slice(&self.body) {
+            // Below the first line it repeats the request, with the session token in it.
+            let line = message.lines().next().unwrap_or_default();
+            return (None, shorten(line.to_owned()));
         }
         let text = shorten(String::from_utf8_lossy(&self.body).trim().to_owned());
         let text = if text.is_empty() { format!("status {}", self.status) } else { text };
@@ -216,7 +234,7 @@ mod tests {
     use super::*;
 
     fn client(url: &str) -> Result<Client, Error> {
-        Client::new(SearchConfig { url: url.into(), user: None, password: None })
+        Client::new(SearchConfig::open(url))
     }
 
     #[test]

@@ -1,4 +1,6 @@
+use tailwater_config::NoWord;
 use tailwater_runtime::{Classify, ErrorClass};
+use tailwater_sinks_keys::CredentialsError;
 use tailwater_sinks_worker::{SinkError, TopicPartition};
 
 use crate::bulk::BadReply;
@@ -58,8 +60,7 @@ pub enum Error {
     },
     /// Credentials or rights are missing.
     #[error(
-        "OpenSearch at {address} does not let us in (status {status}): {reason}; check user, password \
-         and the user's rights on the index"
+        "OpenSearch at {address} does not let us in (status {status}): {reason}; check {advice}"
     )]
     Denied {
         /// Scheme, host and port.
@@ -68,7 +69,47 @@ pub enum Error {
         status: u16,
         /// Its words.
         reason: String,
+        /// What to look at.
+        advice: &'static str,
     },
+    /// It does not take a password or keys, and they may be others soon.
+    #[error(
+        "OpenSearch at {address} does not take {what}: {reason}; where they stand is read again"
+    )]
+    Stale {
+        /// Scheme, host and port.
+        address: String,
+        /// The password, or the keys.
+        what: &'static str,
+        /// Its words.
+        reason: String,
+    },
+    /// Its clock and ours differ, so that no signature holds.
+    #[error(
+        "OpenSearch at {address} takes the clock of this machine to be wrong, and so no signature: {reason}; \
+         set the clock, with NTP"
+    )]
+    Clock {
+        /// Scheme, host and port.
+        address: String,
+        /// Its words.
+        reason: String,
+    },
+    /// The password's file is not there now.
+    #[error("the password for OpenSearch cannot be read")]
+    Password(#[source] NoWord),
+    /// The keys cannot be read now.
+    #[error("the keys for OpenSearch cannot be read")]
+    Keys(#[source] CredentialsError),
+    /// Nobody gave any.
+    #[error(
+        "there are no keys to sign requests to OpenSearch with, neither `opensearch.access_key` and \
+         `opensearch.secret_key` in the configuration nor any in the environment"
+    )]
+    NoKeys,
+    /// A signature cannot be made of what the keys are.
+    #[error("a request to OpenSearch cannot be signed with these keys: {0}")]
+    Unsigned(String),
     /// It answered with something we have no rule for.
     #[error("OpenSearch at {address} answered `{request}` with status {status}: {reason}")]
     Unexpected {
@@ -167,10 +208,16 @@ impl Classify for Error {
             Self::Unreachable { .. }
             | Self::Busy { .. }
             | Self::Blocked { .. }
+            | Self::Stale { .. }
+            | Self::Clock { .. }
+            | Self::Password(_)
+            | Self::Keys(_)
             | Self::BadReply { .. } => ErrorClass::Transient,
             Self::Address { .. }
             | Self::Prepare(_)
             | Self::Denied { .. }
+            | Self::NoKeys
+            | Self::Unsigned(_)
             | Self::Unexpected { .. }
             | Self::NoIndex { .. }
             | Self::OtherIndex { .. }

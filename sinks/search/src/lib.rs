@@ -25,6 +25,10 @@ pub mod document;
 pub mod bulk;
 /// Operations waiting to be sent, and how many go together (pure).
 mod batch;
+/// AWS's signature of a request, and what a service has against one.
+mod signature;
+/// Who we are to the cluster.
+mod login;
 /// HTTP to the cluster.
 pub mod client;
 /// The index behind the alias: made, and looked at before anything is written.

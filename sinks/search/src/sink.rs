@@ -339,8 +339,7 @@ impl SearchWriter {
                     continue;
                 }
                 Outcome::Denied(reason) => {
-                    let address = self.client.address().to_owned();
-                    failure = Some(Error::Denied { address, status: 403, reason });
+                    failure = Some(self.client.denied(403, reason));
                     continue;
                 }
             }

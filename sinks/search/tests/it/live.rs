@@ -5,37 +5,56 @@ use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
+use tailwater_config::SearchConfig;
 use tailwater_sinks_search::index::{self, State};
 use tailwater_sinks_search::succession::{self, Beside};
-use tailwater_sinks_search::{Patience, SearchSink, Source, scan};
+use tailwater_sinks_search::{Client, Patience, SearchSink, Source, scan};
 use tailwater_sinks_worker::contract::{self, Subject};
 use tailwater_sinks_worker::{Committed, Sink, SourceRecord, Writer};
 use tailwater_topics_contract::{SearchSpec, TopicName};
 
 use crate::records::{
-    Topic, assert_definite, assert_transient, client, committed, contract_poison, contract_record,
-    delete, delete_stock, open, partition, pipeline, push_all, put, row, shaped, spec, stock,
+    Topic, assert_definite, assert_transient, committed, contract_poison, contract_record, delete,
+    delete_stock, open, partition, pipeline, push_all, put, row, shaped, spec, stock,
 };
 
 /// An alias of its own on a real server; everything of it goes with it.
 pub(crate) struct Live {
     url: String,
+    /// How the sink reaches it.
+    config: SearchConfig,
     pub(crate) spec: SearchSpec,
+}
+
+pub(crate) fn server() -> String {
+    std::env::var("TAILWATER_TEST_OPENSEARCH").expect(
+        "TAILWATER_TEST_OPENSEARCH must name an OpenSearch server, as http://127.0.0.1:19200",
+    )
 }
 
 impl Live {
     pub(crate) fn new() -> Self {
-        let url = std::env::var("TAILWATER_TEST_OPENSEARCH").expect(
-            "TAILWATER_TEST_OPENSEARCH must name an OpenSearch server, as http://127.0.0.1:19200",
-        );
+        Self::through(SearchConfig::open(server()))
+    }
+
+    /// Reached by the sink, and by nobody else, in a way of its own.
+    pub(crate) fn through(config: SearchConfig) -> Self {
         let alias = format!("it-{}", uuid::Uuid::new_v4().simple());
-        Self { url, spec: spec(&alias) }
+        Self { url: server(), config, spec: spec(&alias) }
     }
 
     pub(crate) fn sink(&self) -> SearchSink {
+        self.sink_of(Topic::first())
+    }
+
+    fn sink_of(&self, topic: Topic) -> SearchSink {
         let patience = Patience { rounds: 3, ..Patience::default() };
-        let (client, spec) = (client(&self.url), self.spec.clone());
-        SearchSink::new(client, pipeline(), spec, Topic::first()).with_patience(patience)
+        let (client, spec) = (self.client(), self.spec.clone());
+        SearchSink::new(client, pipeline(), spec, topic).with_patience(patience)
+    }
+
+    pub(crate) fn client(&self) -> Client {
+        Client::new(self.config.clone()).unwrap()
     }
 
     pub(crate) fn first_index(&self) -> String {
@@ -122,7 +141,7 @@ impl Subject for Live {
 #[tokio::test]
 async fn many_workers_make_one_index_with_alias_and_declaration() {
     let live = Live::new();
-    let client = client(&live.url);
+    let client = live.client();
     let pipeline = pipeline();
     assert_eq!(index::inspect(&client, &pipeline, &live.spec).await.unwrap(), State::Absent);
     let all = (0..6).map(|_| index::ensure(&client, &pipeline, &live.spec));
@@ -144,7 +163,7 @@ async fn many_workers_make_one_index_with_alias_and_declaration() {
 #[tokio::test]
 async fn what_is_not_ours_is_refused() {
     let live = Live::new();
-    let client = client(&live.url);
+    let client = live.client();
     live.call(Method::PUT, &live.spec.alias, Some(json!({}))).await;
     let error = index::ensure(&client, &pipeline(), &live.spec).await.unwrap_err().to_string();
     assert!(error.contains("is an index and the alias is missing"), "{error}");
@@ -309,13 +328,17 @@ async fn awkward_ids_are_taken_as_they_are() {
 
 #[tokio::test]
 async fn an_index_filled_beside_takes_the_place_of_the_old_one_and_is_believed_up_to_its_mark() {
-    let world = Live::new();
+    succeed(Live::new()).await;
+}
+
+/// An index is made, filled, succeeded, scanned, and put back.
+pub(crate) async fn succeed(world: Live) {
     let sink = world.sink();
     let mut writer = open(&sink).await;
     push_all(&mut writer, (1..=5).map(|seq| put(seq, seq.cast_signed(), "old")));
     let old = writer.flush(6).await.unwrap().metadata;
     let alias = world.spec.alias.clone();
-    let client = client(&world.url);
+    let client = world.client();
     let State::Ready(current) = index::inspect(&client, &pipeline(), &world.spec).await.unwrap()
     else {
         panic!("it is there")
@@ -431,13 +454,12 @@ async fn documents_of_a_declared_shape_are_found_by_their_updates_and_deletions(
 #[tokio::test]
 async fn an_index_remembers_the_topic_that_fills_it_and_refuses_another_of_its_name() {
     let live = Live::new();
-    let sink =
-        |topic: Topic| SearchSink::new(client(&live.url), pipeline(), live.spec.clone(), topic);
+    let sink = |topic: Topic| live.sink_of(topic);
     let mut writer = open(&sink(Topic::first())).await;
     push_all(&mut writer, [put(1, 1, "a")]);
     let remembered = writer.flush(2).await.unwrap().metadata;
     let State::Ready(index) =
-        index::inspect(&client(&live.url), &pipeline(), &live.spec).await.unwrap()
+        index::inspect(&live.client(), &pipeline(), &live.spec).await.unwrap()
     else {
         panic!("it is there")
     };
@@ -459,9 +481,13 @@ async fn an_index_remembers_the_topic_that_fills_it_and_refuses_another_of_its_n
 
 #[tokio::test]
 async fn an_index_that_was_begun_is_abandoned_and_leaves_nothing() {
-    let world = Live::new();
+    abandon(Live::new()).await;
+}
+
+/// An index is made, another is begun and deleted.
+pub(crate) async fn abandon(world: Live) {
     open(&world.sink()).await;
-    let (client, alias) = (client(&world.url), world.spec.alias.clone());
+    let (client, alias) = (world.client(), world.spec.alias.clone());
     let State::Ready(current) = index::inspect(&client, &pipeline(), &world.spec).await.unwrap()
     else {
         panic!("it is there")

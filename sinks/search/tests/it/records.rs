@@ -33,7 +33,7 @@ pub(crate) fn spec(alias: &str) -> SearchSpec {
 }
 
 pub(crate) fn client(url: &str) -> Client {
-    Client::new(SearchConfig { url: url.to_owned(), user: None, password: None }).unwrap()
+    Client::new(SearchConfig::open(url)).unwrap()
 }
 
 /// The topic of [`partition`], the first of its name that ever was, unless said otherwise.

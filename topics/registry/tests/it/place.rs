@@ -55,7 +55,7 @@ impl Place {
             encryption: None,
         };
         let url = variable("TAILWATER_TEST_OPENSEARCH")?;
-        let opensearch = SearchConfig { url, user: None, password: None };
+        let opensearch = SearchConfig::open(url);
         let postgres =
             PostgresConfig { database, ..from_url(&variable("TAILWATER_TEST_POSTGRES")?)? };
         let servers = Servers { postgres, kafka, s3: Some(s3), opensearch: Some(opensearch) };
