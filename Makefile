@@ -1,6 +1,6 @@
 # Every command a developer or a user needs; the work is done by infra/native and infra/check.
 .DEFAULT_GOAL := help
-.PHONY: help build demo demo-pgbench up down clean servers test test-lake test-postgres gauntlet-sinks gauntlet-reader fuzz mutants test-servers test-down bench bench-cdc bench-lake lint fmt reference reference-types \
+.PHONY: help build demo demo-pgbench up down clean servers test test-lake test-postgres test-opensearch gauntlet-sinks gauntlet-reader fuzz mutants test-servers test-down bench bench-cdc bench-lake lint fmt reference reference-types \
 	check-platform check-platform-quick check-readers
 
 help: ## show this list
@@ -37,6 +37,9 @@ test-lake: ## the tests of the lake, which compile a query engine first
 
 test-postgres: ## the tests of the reader against Postgres 14, 16, 17 and 18; `make test` takes the distribution's
 	@infra/native/test.sh postgres
+
+test-opensearch: ## the tests of the index against OpenSearch 2.19; `make test` takes 3.6
+	@infra/native/test.sh opensearch
 
 gauntlet-sinks: ## sinks frozen, killed and cut off for half an hour, then compared record by record; `make test` has a short form
 	@infra/native/test.sh gauntlet

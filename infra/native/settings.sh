@@ -32,6 +32,8 @@ bin=${CARGO_TARGET_DIR:-$root/target}/debug
 
 # The major version of Postgres; empty is that of the distribution.
 : "${TAILWATER_POSTGRES_VERSION:=}"
+# The major version of OpenSearch; empty is the newest.
+: "${TAILWATER_OPENSEARCH_VERSION:=}"
 
 # Sizes. The whole world stays below 4 GB with these.
 : "${TAILWATER_KAFKA_HEAP:=384m}"

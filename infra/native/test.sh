@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
-# The tests, with servers of their own. usage: test.sh run|lake|postgres|gauntlet|gauntlet-reader|fuzz|servers|down
+# The tests, with servers of their own. usage: test.sh run|lake|postgres|opensearch|gauntlet|gauntlet-reader|fuzz|servers|down
 #
 #   run      everything: starts servers, runs all rings, counts them, stops the servers (TAILWATER_KEEP=1 leaves them)
 #   lake     the same for the lake alone
 #   postgres the reader's tests against every other major version of Postgres
+#   opensearch
+#            the tests that write to an index, against OpenSearch 2.19
 #   gauntlet sinks in torment, in the long form; TAILWATER_GAUNTLET says how often, TAILWATER_TEST_SEED replays
 #   gauntlet-reader
 #            the reader in torment, in the long form; the same variables, and TAILWATER_TEST_CUTS, _OUTAGE_S, _BROKER_KILLS
@@ -115,6 +117,44 @@ postgres() {
     return "$code"
 }
 
+# The index's tests against the last release of the major version before; the newest is that of `run`.
+opensearch() {
+    local code=0
+    build
+    install_tests
+    TAILWATER_OPENSEARCH_VERSION=2
+    servers_up drop
+    # Servers that somebody kept have the newest.
+    [[ $(opensearch_now) = "$opensearch_2_version" ]] || replace_opensearch
+    step "Tests of the index on OpenSearch $(opensearch_now)"
+    cd "$root"
+    cargo nextest run --locked --no-fail-fast -E "$tests_with_an_index" 2>&1 | tee "$logs/opensearch-2.log" || code=$?
+    step "Summary"
+    beyond_the_core
+    if [[ ${TAILWATER_KEEP:-0} = 1 ]]; then
+        TAILWATER_OPENSEARCH_VERSION=
+        replace_opensearch
+    fi
+    return "$code"
+}
+
+# The artifact of 2.19 that can be fetched has none of the modules beside the core, and what needs one cannot run on it.
+beyond_the_core() {
+    say "  This 2.19 has the modules of the core only: no scaled_float, no analyzers of languages, no scripts, no _reindex."
+    say "  No test needs one of these, and none was left out."
+}
+
+replace_opensearch() {
+    stop opensearch
+    rm -rf "$data/opensearch"
+    install_servers
+    start_server opensearch
+}
+
+tests_with_an_index='(package(tailwater-sinks-search) & binary(it))
+    | (package(tailwater-topics-registry) & binary(it) & test(/^live::/))
+    | (package(tailwater) & binary(it) & test(/^(live|repair)::/))'
+
 # Not what has no server, or one of its own.
 reader_at_a_server='package(tailwater-cdc) & binary(it)
     & not test(/^(capture|debezium|decode|loops|live::(brokers|connections|failover))::/)'
@@ -174,12 +214,13 @@ install_tests() {
         die "the tests do not compile." "The compiler's messages are above."
 }
 
-[[ $# = 1 ]] || die "usage: test.sh run|lake|postgres|gauntlet|gauntlet-reader|fuzz|servers|down"
+[[ $# = 1 ]] || die "usage: test.sh run|lake|postgres|opensearch|gauntlet|gauntlet-reader|fuzz|servers|down"
 lock
 case $1 in
     run) run ;;
     lake) lake ;;
     postgres) postgres ;;
+    opensearch) opensearch ;;
     gauntlet) gauntlet ;;
     gauntlet-reader) gauntlet_reader ;;
     fuzz) fuzz ;;
@@ -190,5 +231,5 @@ case $1 in
         say "source $TAILWATER_WORLD/env   # then, for example: cargo nextest run -p tailwater-cdc"
         ;;
     down) down ;;
-    *) die "\`$1\` is none of run, lake, postgres, gauntlet, gauntlet-reader, fuzz, servers, down" ;;
+    *) die "\`$1\` is none of run, lake, postgres, opensearch, gauntlet, gauntlet-reader, fuzz, servers, down" ;;
 esac

@@ -24,7 +24,7 @@ pub(crate) fn spec(alias: &str) -> SearchSpec {
     let mapping = json!({"mappings": {"dynamic": "strict", "properties": {
         "id": {"type": "long"},
         "name": {"type": "text"},
-        "price": {"type": "scaled_float", "scaling_factor": 100},
+        "price": {"type": "double"},
         "big": {"type": "long"},
     }}});
     let bulk = BulkSpec { bytes: 8 << 20, operations: 2000, age_ms: 500 };
