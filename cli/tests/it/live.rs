@@ -1,7 +1,8 @@
 //! The binary against real Postgres, Kafka, S3 and OpenSearch.
 
 use std::collections::HashMap;
-use std::process::{Child, Stdio};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -195,10 +196,13 @@ pub(crate) struct Running(Child);
 
 impl Running {
     pub(crate) fn start(place: &Place, arguments: &[&str]) -> anyhow::Result<Self> {
-        let log = std::fs::File::create(place.folder.join(format!("{}.log", arguments.join("-"))))?;
-        let child =
-            tailwater(&place.folder, arguments).stdout(Stdio::null()).stderr(log).spawn()?;
-        Ok(Self(child))
+        let log = format!("{}.log", arguments.join("-"));
+        Self::logging(tailwater(&place.folder, arguments), &place.folder.join(log))
+    }
+
+    pub(crate) fn logging(mut command: Command, log: &Path) -> anyhow::Result<Self> {
+        let log = std::fs::File::create(log)?;
+        Ok(Self(command.stdout(Stdio::null()).stderr(log).spawn()?))
     }
 
     /// SIGTERM by the recorded process id, then the exit code.

@@ -5,5 +5,6 @@ mod bad_input;
 mod broken;
 mod docs;
 mod place;
+mod keys;
 mod live;
 mod repair;
