@@ -149,6 +149,15 @@ pub fn parse(key: &str) -> Option<(i32, Place)> {
     Some((partition.parse().ok()?, Place { start: start.parse().ok()?, dt }))
 }
 
+/// The partition and place that the key of a manifest or of key filters speaks of.
+pub fn parse_beside(key: &str) -> Option<(i32, Place)> {
+    let (folder, file) = key.rsplit_once('/')?;
+    let partition = folder.rsplit_once("/p")?.1.parse().ok()?;
+    let place = file.strip_suffix(".json").or_else(|| file.strip_suffix(".filter"))?;
+    let (start, dt) = place.split_once('-')?;
+    Some((partition, Place { start: start.parse().ok()?, dt: dt.parse().ok()? }))
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -189,12 +198,16 @@ mod tests {
             let layout = Layout::new("", "t".parse().expect("valid"), partition);
             let place = Place { start, dt: Day::of_ms(ms) };
             prop_assert_eq!(parse(&layout.object(place)), Some((partition, place)));
+            for beside in [layout.manifest(place), layout.filter(place)] {
+                prop_assert_eq!(parse_beside(&beside), Some((partition, place)));
+            }
             prop_assert_eq!(Place::parse(&place.to_string()), Some(place));
         }
 
         #[test]
         fn any_key_is_read_or_refused(key in "\\PC{0,80}") {
             let _ = parse(&key);
+            let _ = parse_beside(&key);
         }
     }
 }

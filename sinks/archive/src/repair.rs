@@ -114,61 +114,33 @@ impl Work<'_> {
         let objects: BTreeMap<String, Object> =
             objects.into_iter().filter(|(_, object)| object.link.extent.records > 0).collect();
         self.repaired.objects += objects.len() as u64;
-        let beside = self.beside(topic, &objects).await?;
+        let (beside, wrong) = self.tree.beside(topic, &objects).await?;
+        self.repaired.beyond.extend(wrong);
         let (tree, content) = (self.tree, self.scope.content);
-        let looked = stream::iter(&objects)
+        let due = stream::iter(&objects)
             .map(|(key, object)| {
                 let beside = &beside;
                 async move {
                     let layout = tree.layout(topic, object.partition);
                     let has_filter = beside.contains(&layout.filter(object.place));
+                    if content || !has_filter {
+                        return Ok(Some((key, object)));
+                    }
                     let stored = tree.store.get(&layout.manifest(object.place)).await?;
-                    let is_sound = has_filter && is_sound(stored.as_ref(), topic, key, object);
-                    Ok::<_, StoreError>((key, object, stored, content || !is_sound))
+                    let is_sound = is_sound(stored.as_ref(), topic, key, object);
+                    Ok::<_, StoreError>((!is_sound).then_some((key, object)))
                 }
             })
-            .buffered(REQUESTS);
-        let looked: Vec<_> = looked.try_collect().await?;
-        for (key, object, stored, _) in looked.into_iter().filter(|(.., is_due)| *is_due) {
+            .buffered(REQUESTS)
+            .try_filter_map(|due| async move { Ok(due) });
+        for (key, object) in due.try_collect::<Vec<_>>().await? {
             on_object(key);
-            self.object(topic, key, object, stored).await?;
+            self.object(topic, key, object).await?;
         }
         Ok(())
     }
 
-    /// The keys under `meta/`. What speaks of no object here is beyond repair.
-    async fn beside(
-        &mut self,
-        topic: &TopicName,
-        objects: &BTreeMap<String, Object>,
-    ) -> Result<BTreeSet<String>, StoreError> {
-        let expected = objects.values().flat_map(|object| {
-            let layout = self.tree.layout(topic, object.partition);
-            [layout.manifest(object.place), layout.filter(object.place)]
-        });
-        let expected: BTreeSet<String> = expected.collect();
-        let meta = layout::meta(self.tree.prefix, topic);
-        let listed = self.tree.store.list(&meta).await?;
-        let listed: BTreeSet<String> = listed.into_iter().map(|listed| listed.key).collect();
-        for key in listed.difference(&expected) {
-            let rest = key.strip_prefix(&meta).unwrap_or_default();
-            let what = if rest.starts_with("manifest/") || rest.starts_with("keys/") {
-                "the object it speaks of is missing; put that back from a copy"
-            } else {
-                "nothing of this kind belongs beside an archive"
-            };
-            self.repaired.beyond.push(Finding::new(1, key, what));
-        }
-        Ok(listed)
-    }
-
-    async fn object(
-        &mut self,
-        topic: &TopicName,
-        key: &str,
-        object: &Object,
-        stored: Option<Bytes>,
-    ) -> Result<(), Error> {
+    async fn object(&mut self, topic: &TopicName, key: &str, object: &Object) -> Result<(), Error> {
         self.repaired.read += 1;
         let Some(body) = self.tree.store.get(key).await? else {
             let what = "it is listed, and it is not there";
@@ -187,24 +159,17 @@ impl Work<'_> {
         let manifest = serde_json::to_vec(&manifest)
             .map_err(|source| Error::Manifest { key: key.to_owned(), source })?;
         // The filter first: where a manifest stands, its filter does.
-        let filter = layout.filter(object.place);
-        let found = self.tree.store.get(&filter).await?;
-        self.settle(filter, found, summary.keys.encode(), BYTES).await?;
-        self.settle(layout.manifest(object.place), stored, manifest.into(), JSON).await
+        self.settle(layout.filter(object.place), summary.keys.encode(), BYTES).await?;
+        self.settle(layout.manifest(object.place), manifest.into(), JSON).await
     }
 
     /// Makes what stands at a key what it must be.
-    async fn settle(
-        &mut self,
-        key: String,
-        found: Option<Bytes>,
-        due: Bytes,
-        content_type: &str,
-    ) -> Result<(), Error> {
+    async fn settle(&mut self, key: String, due: Bytes, content_type: &str) -> Result<(), Error> {
+        let store = self.tree.store;
+        let found = store.get(&key).await?;
         if found.as_ref() == Some(&due) {
             return Ok(());
         }
-        let store = self.tree.store;
         if found.is_some() {
             if !self.scope.dry_run {
                 store.replace(&key, due, content_type).await?;

@@ -126,4 +126,59 @@ impl<S: Objects> Tree<'_, S> {
         }
         Ok((objects, findings))
     }
+
+    /// The keys of manifests and filters that stand beside the objects, and what lies there without one of them.
+    ///
+    /// Objects are listed before, so a writer at work may have added one since: what speaks of that is no finding.
+    pub(crate) async fn beside(
+        &self,
+        topic: &TopicName,
+        objects: &BTreeMap<String, Object>,
+    ) -> Result<(BTreeSet<String>, Vec<Finding>), StoreError> {
+        let expected: BTreeSet<String> = objects
+            .values()
+            .filter(|object| object.link.extent.records > 0)
+            .flat_map(|object| {
+                let layout = self.layout(topic, object.partition);
+                [layout.manifest(object.place), layout.filter(object.place)]
+            })
+            .collect();
+        let meta = layout::meta(self.prefix, topic);
+        let (mut beside, mut findings) = (BTreeSet::new(), Vec::new());
+        for listed in self.store.list(&meta).await? {
+            let rest = listed.key.strip_prefix(&meta).unwrap_or_default();
+            if expected.contains(&listed.key) {
+                beside.insert(listed.key);
+            } else if !rest.starts_with("manifest/") && !rest.starts_with("keys/") {
+                let what = "nothing of this kind belongs beside an archive";
+                findings.push(Finding::new(1, &listed.key, what));
+            } else if !self.is_newer(topic, objects, &listed.key).await? {
+                let what = "the object it speaks of is missing, or is not to have one";
+                findings.push(Finding::new(1, &listed.key, what));
+            }
+        }
+        Ok((beside, findings))
+    }
+
+    /// Whether a manifest or filter is of an object that came after the listing of objects.
+    async fn is_newer(
+        &self,
+        topic: &TopicName,
+        objects: &BTreeMap<String, Object>,
+        key: &str,
+    ) -> Result<bool, StoreError> {
+        let Some((partition, place)) = layout::parse_beside(key) else { return Ok(false) };
+        let layout = self.layout(topic, partition);
+        let object = layout.object(place);
+        let is_its_own =
+            [layout.manifest(place), layout.filter(place)].iter().any(|own| own == key);
+        if !is_its_own || objects.contains_key(&object) {
+            return Ok(false);
+        }
+        match self.store.link(&object).await {
+            Ok(link) => Ok(link.is_some_and(|link| link.extent.records > 0)),
+            Err(StoreError::Foreign { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
 }

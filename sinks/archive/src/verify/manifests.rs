@@ -6,7 +6,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use tailwater_topics_contract::TopicName;
 
 use super::{Look, Object};
-use crate::layout::{self, Place};
+use crate::layout::Place;
 use crate::manifest::Manifest;
 use crate::store::{Objects, StoreError};
 use crate::tree::REQUESTS;
@@ -30,26 +30,11 @@ impl<S: Objects> Look<'_, S> {
                 filters.insert(layout(object.partition).filter(object.place), key);
             }
         }
-        let meta = layout::meta(tree.prefix, topic);
-        let mut stored = Vec::new();
-        for listed in tree.store.list(&meta).await? {
-            let rest = listed.key.strip_prefix(&meta).unwrap_or_default();
-            if rest.starts_with("manifest/") {
-                if expected.contains_key(&listed.key) {
-                    stored.push(listed.key);
-                } else {
-                    let what = "the object it speaks of is missing, or is not to have one";
-                    self.found(1, &listed.key, what);
-                }
-            } else if filters.remove(&listed.key).is_none() {
-                let what = if rest.starts_with("keys/") {
-                    "the object whose keys it holds is missing"
-                } else {
-                    "nothing of this kind belongs beside an archive"
-                };
-                self.found(1, &listed.key, what);
-            }
-        }
+        let (beside, findings) = tree.beside(topic, objects).await?;
+        self.report.findings.extend(findings);
+        filters.retain(|key, _| !beside.contains(key));
+        let stored = beside.into_iter().filter(|key| expected.contains_key(key));
+        let stored: Vec<String> = stored.collect();
         let fetched = stream::iter(stored)
             .map(|key| async move { Ok::<_, StoreError>((tree.store.get(&key).await?, key)) })
             .buffered(REQUESTS)

@@ -15,6 +15,7 @@ use crate::server;
 /// Before every key.
 pub(crate) const PREFIX: &str = "tw/";
 
+#[derive(Clone)]
 pub(crate) struct Bucket {
     pub(crate) store: Store,
     raw: Client,
@@ -44,7 +45,7 @@ impl Bucket {
         Self { store: server::bucket(endpoint).await, raw: Client::from_conf(raw) }
     }
 
-    /// Archives records of one partition from offset 0 on, an object for every so many.
+    /// Archives records of one partition, an object for every so many.
     pub(crate) async fn write(
         &self,
         topic: &str,

@@ -1,5 +1,8 @@
 //! Damage done to an archive: all of it found, and none where there is none; what follows from objects is made again.
 
+use std::collections::HashMap;
+
+use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use sha2::{Digest, Sha256};
@@ -9,6 +12,7 @@ use tailwater_sinks_archive::manifest::{Manifest, Summary};
 use tailwater_sinks_archive::repair::{self, Repaired};
 use tailwater_sinks_archive::segment::{self, SegmentWriter};
 use tailwater_sinks_archive::verify::{Report, Scope, verify};
+use tailwater_sinks_archive::{Listed, Objects, Put, StoreError};
 use tailwater_sinks_worker::SourceRecord;
 
 use crate::bucket::{Bucket, PREFIX, Stored};
@@ -86,6 +90,55 @@ async fn without_content_only_suspicious_objects_are_read() {
         let repaired = mend(&bucket, quick).await;
         assert_eq!((repaired.read, &*repaired.beyond), (1, &[][..]), "{}", undo.what);
         assert_eq!(look(&bucket).await.findings, [], "{}", undo.what);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_writer_adds_while_an_archive_is_looked_over_is_no_damage() {
+    let bucket = four_chains(&server::all()[0].1).await;
+    for (level, objects) in [(1, 22), (2, 24)] {
+        let scope = Scope { level, whole: false, origins: Vec::new() };
+        let busy = Busy(bucket.clone());
+        let report = verify(&busy, PREFIX, &[], &scope, &mut |_| {}).await.expect("looks");
+        assert_eq!(report.findings, [], "level {level}");
+        assert_eq!(bucket.keys("data/").await.len(), objects, "it did add something");
+    }
+}
+
+/// A bucket where somebody adds two objects between the listing of objects and that of what stands beside them.
+#[derive(Clone)]
+struct Busy(Bucket);
+
+impl Objects for Busy {
+    async fn create(
+        &self,
+        key: &str,
+        body: Bytes,
+        metadata: HashMap<String, String>,
+        content_type: &str,
+    ) -> Result<Put, StoreError> {
+        self.0.store.create(key, body, metadata, content_type).await
+    }
+
+    async fn link(&self, key: &str) -> Result<Option<Link>, StoreError> {
+        self.0.store.link(key).await
+    }
+
+    async fn get(&self, key: &str) -> Result<Option<Bytes>, StoreError> {
+        self.0.store.get(key).await
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<Listed>, StoreError> {
+        if prefix == "tw/meta/a.one/" {
+            let objects = self.0.keys("data/a.one/").await;
+            let mine = objects.iter().filter_map(|key| layout::parse(key));
+            let last = mine.filter(|(partition, _)| *partition == 0).map(|(_, place)| place.start);
+            let first = last.max().expect("a chain") + 4;
+            let mut records = changes(1_000 + first.unsigned_abs(), 8);
+            records.iter_mut().for_each(|record| record.offset += first);
+            self.0.write("a.one", 0, records, 4).await;
+        }
+        self.0.store.list(prefix).await
     }
 }
 
@@ -379,7 +432,7 @@ async fn extra_object(bucket: &Bucket, random: &mut StdRng) -> Undo {
         "tw/data/c.three/dt=2026-01-01/p00000-00000000000000000000.jsonl.gz",
     ];
     let key = key[random.random_range(0..key.len())].to_owned();
-    let object = Stored { body: b"{}".to_vec(), metadata: std::collections::HashMap::new() };
+    let object = Stored { body: b"{}".to_vec(), metadata: HashMap::new() };
     bucket.put(&key, &object).await;
     Undo { what: format!("a stranger at {key}"), before: vec![(key, None)] }
 }
@@ -421,7 +474,7 @@ async fn forged(
     let manifest = Manifest::new(&layout, place, &link, bytes, &chunks, &summary);
     let forged = Stored { body: made.bytes.to_vec(), metadata };
     assert_ne!(object, forged);
-    let plain = |body: Vec<u8>| Stored { body, metadata: std::collections::HashMap::new() };
+    let plain = |body: Vec<u8>| Stored { body, metadata: HashMap::new() };
     let mut before = Vec::new();
     for (key, object) in [
         (key.clone(), forged),
