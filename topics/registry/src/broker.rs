@@ -25,6 +25,8 @@ const ANSWER_MAX: Duration = Duration::from_secs(15);
 
 /// How long a new topic may be without leaders. A busy cluster of many brokers takes seconds.
 const LEADERS_MAX: Duration = Duration::from_secs(60);
+/// How often leaders are asked for.
+const LEADERS_EVERY: Duration = Duration::from_millis(50);
 
 /// Topics of one request. A controller writes what a request makes in one piece, which it limits to 10,000 entries: one
 /// for each topic, partition and setting.
@@ -233,17 +235,29 @@ impl Broker {
         Ok(())
     }
 
-    /// First and next offset of a partition.
+    /// First and next offset of a partition. A leader that has not heard yet that it is one is asked again: of a topic
+    /// with a thousand partitions that was just created there are many.
     pub(crate) async fn watermarks(
         &self,
         name: &TopicName,
         partition: i32,
     ) -> Result<(i64, i64), Error> {
-        let (consumer, topic) = (self.consumer.clone(), name.clone());
-        let read =
-            blocking(move || consumer.fetch_watermarks(topic.as_str(), partition, ANSWER_MAX))
-                .await;
-        read.map_err(|source| self.failed(&format!("show the offsets of `{name}`"), source))
+        let begun = Instant::now();
+        loop {
+            let (consumer, topic) = (self.consumer.clone(), name.clone());
+            let read =
+                blocking(move || consumer.fetch_watermarks(topic.as_str(), partition, ANSWER_MAX))
+                    .await;
+            match read {
+                Err(source) if is_unaware(&source) && begun.elapsed() < LEADERS_MAX => {
+                    tokio::time::sleep(LEADERS_EVERY).await;
+                }
+                read => {
+                    let what = format!("show the offsets of `{name}`");
+                    return read.map_err(|source| self.failed(&what, source));
+                }
+            }
+        }
     }
 
     async fn metadata(&self) -> Result<Metadata, Error> {
@@ -322,7 +336,7 @@ impl Broker {
             if begun.elapsed() > LEADERS_MAX {
                 return Err(Error::NoLeader { topic: name.clone(), waited: LEADERS_MAX });
             }
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            tokio::time::sleep(LEADERS_EVERY).await;
         }
     }
 
@@ -369,6 +383,17 @@ pub(crate) fn failed(address: &str, what: &str, source: KafkaError) -> Error {
     } else {
         Error::Request { address, what: what.to_owned(), source }
     }
+}
+
+/// Whether a partition's leader does not know yet that it leads, or nobody leads yet.
+fn is_unaware(error: &KafkaError) -> bool {
+    let code = error.rdkafka_error_code();
+    code.is_some_and(|code| {
+        matches!(
+            code,
+            RDKafkaErrorCode::NotLeaderForPartition | RDKafkaErrorCode::LeaderNotAvailable
+        )
+    })
 }
 
 /// Learns at once why brokers refuse encryption or login, where otherwise only silence would be noticed. Blocks.

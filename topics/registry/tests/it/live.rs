@@ -111,6 +111,19 @@ async fn an_apply_killed_between_any_two_changes_is_finished_by_the_next() -> an
     place.leave().await
 }
 
+/// The leaders of so many learn one after the other that they lead; a sink asks for its first offsets meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_of_a_thousand_partitions_and_its_sink_are_made_at_once() -> anyhow::Result<()> {
+    let place = Place::new().await?;
+    let catalog = CATALOG.replace("partitions: 3", "partitions: 1000");
+    place.apply(&catalog).await?;
+    assert_eq!(place.apply(&catalog).await?, Vec::<String>::new());
+    let registered = registrations::load(&place.servers.kafka, &place.pipeline).await?;
+    let lake = &registered.sinks[&"lake".parse()?];
+    assert_eq!(lake.origins.len(), 1_002);
+    place.leave().await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn two_applies_at_once_do_everything_once() -> anyhow::Result<()> {
     let place = Place::new().await?;
