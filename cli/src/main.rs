@@ -116,6 +116,7 @@ impl Context {
 }
 
 fn main() -> ExitCode {
+    tailwater_runtime::settle_memory();
     let Cli { config, log, output, command } = Cli::parse();
     tailwater_runtime::init_logging(log.as_deref().unwrap_or(command.usual_log()));
     let coloured = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();

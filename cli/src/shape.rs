@@ -100,7 +100,7 @@ pub(crate) static SINKS: Shape = Shape {
             "memory",
             Form::Bytes,
             "64MiB",
-            "most that all open batches of one sink hold together, from 1MiB",
+            "most that the records of one sink take, fetched ahead, queued and in open batches, from 1MiB; the process takes up to 100 MiB more",
         ),
     ],
 };

@@ -7,13 +7,14 @@
 //!
 //! This crate knows nothing of records. It is also the only place, with the `main` files, that may look at
 //! the clock: [`clock`] hands it on.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod clock;
 
 mod backoff;
 mod class;
 mod health;
+mod memory;
 mod metric;
 mod secret;
 mod shutdown;
@@ -24,6 +25,7 @@ mod watermark;
 pub use backoff::Backoff;
 pub use class::{Classify, ErrorClass};
 pub use health::{Condition, Health};
+pub use memory::settle_memory;
 pub use metric::{Kind, Metric, describe};
 pub use secret::Secret;
 pub use shutdown::{Shutdown, ShutdownError};

@@ -11,6 +11,8 @@
 //! * One member, because some readers, Java's among them, silently stop after the first of several.
 //! * A full flush about every MiB of lines costs half a percent and lets a reader begin at any chunk.
 //! * No time, no name: the same lines give the same bytes.
+//! * A compressor takes hundreds of KiB whatever it has seen, so the first lines wait for it as they are: a thousand open
+//!   segments with a few lines each take what the lines take.
 //!
 //! Format: RFC 1951 and RFC 1952.
 
@@ -31,17 +33,26 @@ const ENTRY: usize = 12;
 const CHUNKS_MAX: usize = (65_535 - 4) / ENTRY;
 /// Fixed part of the header: magic, deflate, flag FEXTRA, no time, no hint, unknown system.
 const HEADER: [u8; 10] = [0x1F, 0x8B, 8, 4, 0, 0, 0, 0, 0, 0xFF];
-/// Room kept before the body for the longest header, so that the body need not be moved when the header is known.
-const HEADER_MAX: usize = HEADER.len() + 6 + CHUNKS_MAX * ENTRY;
-/// Memory of the compressor: window, hash tables and pending output.
-const COMPRESSOR_BYTES: usize = 300 << 10;
+/// Bytes of the header with so many chunks.
+const fn header_bytes(chunks: usize) -> usize {
+    HEADER.len() + 6 + chunks * ENTRY
+}
+/// Room kept before the body for the header, so that a body of up to 80 chunks need not be moved when the header is known.
+const HEADER_ROOM: usize = header_bytes(80);
+/// Memory of the compressor: in KiB, its window takes 64, chains of equal hashes 64, their heads 128, pending output 64,
+/// symbols up to 64 (zlib-rs 0.6, `DeflateAllocOffsets`).
+const COMPRESSOR_BYTES: usize = 384 << 10;
+/// Bytes of lines that wait until there is a compressor: as many as it takes.
+const WAITING_MAX: usize = COMPRESSOR_BYTES;
+/// They wait in blocks of one size, so that the memory of a segment that is gone suits the next one.
+const BLOCK: usize = 16 << 10;
 
 /// Where the compressor writes first. It does not write into the body itself: the room there would have to be filled
 /// with zeros before each line.
 const SCRATCH: usize = 16 << 10;
-/// By so much the body grows. Doubling it would hold as much again in room as in bytes; a large block is moved by the
-/// kernel without being copied.
-const GROWTH: usize = 1 << 20;
+/// By so much the body grows at most. Doubling it for ever would hold as much again in room as in bytes; a large block is
+/// moved by the kernel without being copied.
+const GROWTH_MAX: usize = 1 << 20;
 
 /// One chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,8 +89,9 @@ pub struct Segment {
 /// Writes lines into a segment.
 #[derive(Debug)]
 pub struct SegmentWriter {
-    compressor: Compress,
-    scratch: Box<[u8]>,
+    /// Lines that are not compressed yet, in full blocks but for the last. None once there is a compressor.
+    waiting: Vec<Vec<u8>>,
+    deflater: Option<Deflater>,
     /// Room for the header, then the chunks.
     body: Vec<u8>,
     /// The chunks that have ended; `at` counts from the first of them.
@@ -92,14 +104,20 @@ pub struct SegmentWriter {
     crc: crc32fast::Hasher,
 }
 
+#[derive(Debug)]
+struct Deflater {
+    compressor: Compress,
+    scratch: Box<[u8]>,
+}
+
 impl Default for SegmentWriter {
     fn default() -> Self {
         Self {
-            compressor: Compress::new(Compression::new(LEVEL), false),
-            scratch: vec![0; SCRATCH].into(),
-            body: vec![0; HEADER_MAX],
+            waiting: Vec::new(),
+            deflater: None,
+            body: vec![0; HEADER_ROOM],
             chunks: Vec::new(),
-            chunk_start: HEADER_MAX,
+            chunk_start: HEADER_ROOM,
             chunk_raw: 0,
             chunk_crc: crc32fast::Hasher::new(),
             raw_bytes: 0,
@@ -111,7 +129,12 @@ impl Default for SegmentWriter {
 impl SegmentWriter {
     /// Adds one whole line, its line break included.
     pub fn line(&mut self, line: &[u8]) {
-        self.compress(line, FlushCompress::None);
+        // All lines of a segment without a compressor wait, so what waits is what the chunk holds.
+        if self.deflater.is_none() && self.chunk_raw as usize + line.len() <= WAITING_MAX {
+            self.wait(line);
+        } else {
+            self.compress(line, FlushCompress::None);
+        }
         self.chunk_raw += line.len() as u64;
         self.chunk_crc.update(line);
         if self.chunk_raw >= CHUNK_BYTES {
@@ -124,14 +147,15 @@ impl SegmentWriter {
         self.chunk_raw == 0
     }
 
-    /// Bytes of the object so far. What the compressor still holds back is not counted.
+    /// Bytes of the object so far. What waits for the compressor, or it still holds back, is not counted.
     pub fn compressed_bytes(&self) -> usize {
-        self.body.len() - HEADER_MAX
+        self.body.len() - HEADER_ROOM
     }
 
     /// Memory in use.
     pub fn memory(&self) -> usize {
-        self.body.capacity() + SCRATCH + COMPRESSOR_BYTES
+        let deflater = self.deflater.as_ref().map_or(0, |_| SCRATCH + COMPRESSOR_BYTES);
+        self.waiting.len() * BLOCK + self.body.capacity() + deflater
     }
 
     /// Whether the index has no room for another chunk.
@@ -149,7 +173,8 @@ impl SegmentWriter {
         self.body.extend_from_slice(&(self.raw_bytes as u32).to_le_bytes());
 
         let index_bytes = self.chunks.len() * ENTRY;
-        let mut header = Vec::with_capacity(HEADER.len() + 6 + index_bytes);
+        let header_bytes = header_bytes(self.chunks.len());
+        let mut header = Vec::with_capacity(header_bytes);
         header.extend_from_slice(&HEADER);
         // Both lengths fit: `is_full` holds the number of chunks down.
         header.extend_from_slice(&((index_bytes + 4) as u16).to_le_bytes());
@@ -159,10 +184,10 @@ impl SegmentWriter {
             header.extend_from_slice(&chunk.compressed_bytes.to_le_bytes());
             header.extend_from_slice(&chunk.raw_bytes.to_le_bytes());
             header.extend_from_slice(&chunk.crc32.to_le_bytes());
-            chunk.at += (HEADER.len() + 6 + index_bytes) as u64;
+            chunk.at += header_bytes as u64;
         }
-        let start = HEADER_MAX - header.len();
-        self.body[start..HEADER_MAX].copy_from_slice(&header);
+        let start = HEADER_ROOM.saturating_sub(header_bytes);
+        self.body.splice(start..HEADER_ROOM, header);
         let bytes = Bytes::from(self.body).slice(start..);
         Segment { bytes, chunks: self.chunks, raw_bytes: self.raw_bytes }
     }
@@ -172,7 +197,7 @@ impl SegmentWriter {
         let crc = std::mem::take(&mut self.chunk_crc);
         self.crc.combine(&crc);
         self.chunks.push(Chunk {
-            at: (self.chunk_start - HEADER_MAX) as u64,
+            at: (self.chunk_start - HEADER_ROOM) as u64,
             compressed_bytes: (self.body.len() - self.chunk_start) as u32,
             raw_bytes: self.chunk_raw as u32,
             crc32: crc.finalize(),
@@ -182,17 +207,48 @@ impl SegmentWriter {
         self.chunk_raw = 0;
     }
 
-    fn compress(&mut self, mut input: &[u8], flush: FlushCompress) {
+    fn wait(&mut self, mut line: &[u8]) {
+        while !line.is_empty() {
+            if self.waiting.last().is_none_or(|block| block.len() == BLOCK) {
+                self.waiting.push(Vec::with_capacity(BLOCK));
+            }
+            let Some(block) = self.waiting.last_mut() else { return };
+            let (fits, rest) = line.split_at(line.len().min(BLOCK - block.len()));
+            block.extend_from_slice(fits);
+            line = rest;
+        }
+    }
+
+    fn compress(&mut self, input: &[u8], flush: FlushCompress) {
+        let deflater = self.deflater.get_or_insert_with(Deflater::default);
+        for block in std::mem::take(&mut self.waiting) {
+            deflater.compress(&block, FlushCompress::None, &mut self.body);
+        }
+        deflater.compress(input, flush, &mut self.body);
+    }
+}
+
+impl Default for Deflater {
+    fn default() -> Self {
+        Self {
+            compressor: Compress::new(Compression::new(LEVEL), false),
+            scratch: vec![0; SCRATCH].into(),
+        }
+    }
+}
+
+impl Deflater {
+    fn compress(&mut self, mut input: &[u8], flush: FlushCompress, body: &mut Vec<u8>) {
         loop {
             let (before, wrote) = (self.compressor.total_in(), self.compressor.total_out());
             // Raw deflate of bytes in memory has no way to fail short of misuse of the stream.
             let _ = self.compressor.compress(input, &mut self.scratch, flush);
             input = &input[(self.compressor.total_in() - before) as usize..];
             let wrote = (self.compressor.total_out() - wrote) as usize;
-            if self.body.capacity() - self.body.len() < wrote {
-                self.body.reserve_exact(GROWTH);
+            if body.capacity() - body.len() < wrote {
+                body.reserve_exact(body.len().clamp(SCRATCH, GROWTH_MAX));
             }
-            self.body.extend_from_slice(&self.scratch[..wrote]);
+            body.extend_from_slice(&self.scratch[..wrote]);
             // A flush is complete when it leaves room unused (zlib manual, `deflate`).
             if input.is_empty() && wrote < self.scratch.len() {
                 return;
@@ -216,7 +272,7 @@ pub enum BadSegment {
 }
 
 /// Bytes of an object that always hold its header.
-pub const HEAD_BYTES: u64 = HEADER_MAX as u64;
+pub const HEAD_BYTES: u64 = header_bytes(CHUNKS_MAX) as u64;
 
 /// The chunks of a segment, from its first [`HEAD_BYTES`] or however many it has.
 pub fn chunks(head: &[u8]) -> Result<Vec<Chunk>, BadSegment> {
@@ -232,7 +288,7 @@ pub fn chunks(head: &[u8]) -> Result<Vec<Chunk>, BadSegment> {
         (ours && rest.is_empty()).then_some(entries)
     };
     let entries = parse().ok_or(BadSegment::NoIndex)?;
-    let mut at = (HEADER.len() + 6 + entries.len() * ENTRY) as u64;
+    let mut at = header_bytes(entries.len()) as u64;
     let word = |entry: &[u8; ENTRY], place: usize| {
         u32::from_le_bytes([entry[place], entry[place + 1], entry[place + 2], entry[place + 3]])
     };
@@ -306,6 +362,21 @@ mod tests {
     fn the_same_lines_give_the_same_bytes() {
         let lines = vec![b"{\"a\":1}\n".to_vec(); 1000];
         assert_eq!(written(&lines).bytes, written(&lines).bytes);
+    }
+
+    #[test]
+    fn few_lines_take_little_memory_and_no_compressor() {
+        let line = [b'x'; 1 << 10];
+        let mut writer = SegmentWriter::default();
+        writer.line(&line);
+        assert!(writer.memory() < BLOCK + (4 << 10), "{}", writer.memory());
+        let fit = WAITING_MAX / line.len();
+        (1..fit).for_each(|_| writer.line(&line));
+        assert_eq!(writer.compressed_bytes(), 0);
+        assert!(writer.memory() < WAITING_MAX + (4 << 10), "{}", writer.memory());
+        writer.line(&line);
+        assert!(writer.memory() > COMPRESSOR_BYTES && writer.waiting.is_empty());
+        assert_eq!(read_all(&writer.finish().bytes).expect("gzip"), line.repeat(fit + 1));
     }
 
     #[test]

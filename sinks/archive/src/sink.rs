@@ -302,6 +302,7 @@ impl<S: Objects> Writer for ArchiveWriter<S> {
             }
         };
         self.batch = None;
+        self.line = Vec::new();
         let remembered = Remembered { last: self.end.last, head: Some(self.end.head.start) };
         Ok(Flushed {
             next: self.next,

@@ -27,9 +27,10 @@ use rdkafka::{Offset, TopicPartitionList};
 use tailwater_runtime::Health;
 use tailwater_topics_contract::SinkName;
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
+use crate::budget::Flush;
 use crate::commits::{Commits, Offsets};
 use crate::error::WorkerError;
 use crate::mailbox::{Answer, Mailbox, Said};
@@ -59,6 +60,8 @@ pub(crate) struct Maker<S, D> {
     pub(crate) dead_letters: Arc<D>,
     pub(crate) health: Health,
     pub(crate) tasks: Handle,
+    /// How many partitions may ask something of the destination at once.
+    pub(crate) turns: Arc<Semaphore>,
     /// Where each partition begins for this sink, as registered.
     pub(crate) origins: HashMap<TopicPartition, i64>,
 }
@@ -214,9 +217,21 @@ impl Owned {
         self.running.as_ref().is_some_and(|running| running.inputs.try_send(input).is_ok())
     }
 
-    /// Bytes held for it.
-    pub(crate) fn held_bytes(&self) -> usize {
-        self.running.as_ref().map_or(0, |running| running.account.bytes())
+    /// Bytes held for it, and whether they are about to go.
+    pub(crate) fn holds(&self) -> (usize, Flush) {
+        let account = self.running.as_ref().map(|running| &running.account);
+        account.map_or((0, Flush::Unasked), |account| (account.bytes(), account.flush()))
+    }
+
+    /// Has its batch flushed because memory is short. One without room is busy flushing or pushing already.
+    pub(crate) fn flush(&self) {
+        if let Some(running) = &self.running {
+            // Said before it can have been done.
+            running.account.on_flush(Flush::Asked);
+            if running.inputs.try_send(Input::Flush).is_err() {
+                running.account.on_flush(Flush::Unasked);
+            }
+        }
     }
 }
 
@@ -314,6 +329,7 @@ impl<S: Sink, D: DeadLetters> Assignment<S, D> {
             health: self.maker.health.clone(),
             account: account.clone(),
             ending: ending.clone(),
+            turns: self.maker.turns.clone(),
         };
         let task = self.maker.tasks.spawn(partition.run(committed, queue));
         Running { inputs, task, ending, account }

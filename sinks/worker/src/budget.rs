@@ -2,60 +2,133 @@
 
 use crate::sink::TopicPartition;
 
+/// What a partition holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Holding<'p> {
+    pub(crate) partition: &'p TopicPartition,
+    pub(crate) bytes: usize,
+    pub(crate) flush: Flush,
+}
+
+/// Whether what a partition holds is about to go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Flush {
+    /// Nobody has asked for it.
+    #[default]
+    Unasked,
+    /// It was told to flush.
+    Asked,
+    /// Its destination fails, so nobody knows when it will be gone.
+    Failing,
+}
+
 /// What the consumer should do about memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Decision {
-    /// Whether fetching is paused.
-    pub(crate) paused: bool,
-    /// Whose batch should be flushed now: the one that holds most.
-    pub(crate) flush: Option<TopicPartition>,
+    /// Bytes held by all.
+    pub(crate) held: usize,
+    /// Bytes that may be taken until the next look; none while fetching is paused.
+    pub(crate) room: usize,
+    /// Whose batches should be flushed now: the biggest, as many as let fetching go on when they are gone.
+    pub(crate) flush: Vec<TopicPartition>,
 }
 
 /// Pauses at the limit and goes on at three quarters of it, so that it does not flutter.
+///
+/// What is asked to flush counts as held until it is gone. What cannot be flushed now is never waited for: others are
+/// flushed in its place, so that partitions with a failing destination cost the rest memory and nothing else.
 #[derive(Debug)]
 pub(crate) struct Budget {
     limit: usize,
-    paused: bool,
+    is_paused: bool,
 }
 
 impl Budget {
     pub(crate) fn new(limit: usize) -> Self {
-        Self { limit, paused: false }
+        Self { limit, is_paused: false }
     }
 
-    /// Takes what each partition holds, in bytes.
+    /// Takes what every partition holds.
     pub(crate) fn on_usage<'p>(
         &mut self,
-        usage: impl Iterator<Item = (&'p TopicPartition, usize)>,
-    ) -> (usize, Decision) {
-        let mut held = 0;
-        let mut biggest: Option<(usize, &TopicPartition)> = None;
-        for (partition, bytes) in usage {
-            held += bytes;
-            if biggest.is_none_or(|(most, _)| bytes > most) {
-                biggest = Some((bytes, partition));
+        holdings: impl Iterator<Item = Holding<'p>> + Clone,
+    ) -> Decision {
+        let held = holdings.clone().map(|holding| holding.bytes).sum();
+        let goes_on = self.limit / 4 * 3;
+        self.is_paused = if self.is_paused { held > goes_on } else { held >= self.limit };
+        if !self.is_paused {
+            return Decision { held, room: self.limit.saturating_sub(held), flush: Vec::new() };
+        }
+        let (mut stays, mut unasked) = (0, Vec::new());
+        for holding in holdings {
+            match holding.flush {
+                Flush::Asked => {}
+                Flush::Failing => stays += holding.bytes,
+                Flush::Unasked => {
+                    stays += holding.bytes;
+                    unasked.push(holding);
+                }
             }
         }
-        self.paused = if self.paused { held > self.limit / 4 * 3 } else { held >= self.limit };
-        let flush = biggest.filter(|_| self.paused).map(|(_, partition)| partition.clone());
-        (held, Decision { paused: self.paused, flush })
+        unasked.sort_unstable_by_key(|holding| std::cmp::Reverse(holding.bytes));
+        let mut flush = Vec::new();
+        for holding in unasked {
+            if stays <= goes_on {
+                break;
+            }
+            stays -= holding.bytes;
+            flush.push(holding.partition.clone());
+        }
+        Decision { held, room: 0, flush }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use tailwater_topics_contract::TopicName;
+
     use super::*;
+
+    /// What is decided about partitions 0, 1, … that hold so much.
+    fn decide(budget: &mut Budget, holdings: &[(usize, Flush)]) -> (usize, Vec<i32>) {
+        let topic: TopicName = "t".parse().expect("valid");
+        let id = |partition| TopicPartition { topic: topic.clone(), partition };
+        let ids: Vec<TopicPartition> = (0..).map(id).take(holdings.len()).collect();
+        let holding = |(partition, (bytes, flush)): (_, &(usize, Flush))| Holding {
+            partition,
+            bytes: *bytes,
+            flush: *flush,
+        };
+        let decision = budget.on_usage(ids.iter().zip(holdings).map(holding));
+        assert_eq!(decision.held, holdings.iter().map(|(bytes, _)| bytes).sum::<usize>());
+        (decision.room, decision.flush.iter().map(|id| id.partition).collect())
+    }
+
+    fn unasked<const N: usize>(bytes: [usize; N]) -> [(usize, Flush); N] {
+        bytes.map(|bytes| (bytes, Flush::Unasked))
+    }
 
     #[test]
     fn it_pauses_at_the_limit_flushes_the_biggest_and_resumes_well_below() {
-        let names = ["a", "b"]
-            .map(|topic| TopicPartition { topic: topic.parse().expect("valid"), partition: 0 });
         let mut budget = Budget::new(100);
-        let mut decide = |usage: [usize; 2]| budget.on_usage(names.iter().zip(usage)).1;
-        assert_eq!(decide([40, 59]), Decision { paused: false, flush: None });
-        assert_eq!(decide([40, 60]), Decision { paused: true, flush: Some(names[1].clone()) });
-        assert_eq!(decide([60, 20]), Decision { paused: true, flush: Some(names[0].clone()) });
-        assert_eq!(decide([55, 20]), Decision { paused: false, flush: None });
-        assert_eq!(decide([60, 20]), Decision { paused: false, flush: None });
+        let mut decide = |bytes| decide(&mut budget, &unasked(bytes));
+        assert_eq!(decide([40, 59, 0]), (1, vec![]));
+        assert_eq!(decide([40, 60, 0]), (0, vec![1]));
+        assert_eq!(decide([34, 30, 36]), (0, vec![2]));
+        assert_eq!(decide([60, 65, 70]), (0, vec![2, 1]));
+        assert_eq!(decide([56, 20, 0]), (0, vec![0]));
+        assert_eq!(decide([55, 20, 0]), (25, vec![]));
+        assert_eq!(decide([60, 20, 0]), (20, vec![]));
+    }
+
+    #[test]
+    fn nobody_is_asked_twice_and_others_go_in_place_of_those_that_fail() {
+        use Flush::{Asked, Failing, Unasked};
+        let mut budget = Budget::new(100);
+        let mut decide = |holdings: &[(usize, Flush)]| decide(&mut budget, holdings);
+        assert_eq!(decide(&[(50, Asked), (50, Unasked)]), (0, vec![]));
+        assert_eq!(decide(&[(50, Failing), (40, Unasked), (10, Unasked)]), (0, vec![1]));
+        assert_eq!(decide(&[(90, Failing), (10, Unasked)]), (0, vec![1]));
+        assert_eq!(decide(&[(90, Failing), (10, Asked)]), (0, vec![]));
     }
 }

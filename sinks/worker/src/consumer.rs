@@ -17,6 +17,7 @@
 //!   next start that would look like a lost record.
 
 use std::collections::BTreeMap;
+use std::num::NonZero;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -24,18 +25,19 @@ use bytes::Bytes;
 use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::consumer::{CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};
 use tailwater_runtime::clock;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::assignment::{Assignment, Callbacks, Client, Maker, Owned, Phase, Question, id, list};
-use crate::budget::Budget;
+use crate::budget::{Budget, Holding};
 use crate::error::WorkerError;
 use crate::mailbox::{Answer, Mailbox, Said};
 use crate::metrics;
 use crate::partition::{DeadLetters, Input, size};
+use crate::run::Run;
 use crate::sink::{Committed, Sink, SourceRecord, TopicPartition};
 
 /// Records of one run.
@@ -48,6 +50,9 @@ const NAP: Duration = Duration::from_millis(50);
 const LOOK_AROUND: Duration = Duration::from_secs(1);
 /// How long a broker may take to answer a question.
 const ASK: Duration = Duration::from_secs(5);
+/// How many threads may wait for answers at once. Where more partitions than this are asked for together, one without a
+/// leader keeps a few others waiting.
+const ASKING_MAX: usize = 32;
 /// How long the last commit may take, beyond the grace period.
 const LAST_COMMIT: Duration = Duration::from_secs(5);
 /// Pause before a queue without room is tried again.
@@ -62,7 +67,11 @@ pub(crate) struct Fetcher<S: Sink, D: DeadLetters> {
     mailbox: Arc<Mailbox>,
     queues: BTreeMap<TopicPartition, Queue<S, D>>,
     budget: Budget,
-    over_budget: bool,
+    /// Bytes that may be taken until the budget is looked at again.
+    room: usize,
+    held: usize,
+    /// The last partition that was given records before there was no more room; those behind it come first.
+    cut: Option<TopicPartition>,
     questions: Vec<JoinHandle<()>>,
     committing: Option<JoinHandle<()>>,
     looked_at: Instant,
@@ -89,7 +98,9 @@ impl<S: Sink, D: DeadLetters> Fetcher<S, D> {
             mailbox,
             queues: BTreeMap::new(),
             budget,
-            over_budget: false,
+            room: 0,
+            held: 0,
+            cut: None,
             questions: Vec::new(),
             committing: None,
             looked_at: Instant::now(),
@@ -282,26 +293,33 @@ impl<S: Sink, D: DeadLetters> Fetcher<S, D> {
     /// Asks what is due, on other threads: a partition without a leader keeps its question waiting for seconds.
     fn ask(&mut self) {
         self.questions.retain(|question| !question.is_finished());
+        // A thread for each of a thousand partitions would take more memory than the partitions.
+        let Some(threads) = NonZero::new(ASKING_MAX.saturating_sub(self.questions.len())) else {
+            return;
+        };
         let now = Instant::now();
         let consumer = self.consumer.clone();
         let assignment = &consumer.context().0;
         let tasks = assignment.maker.tasks.clone();
-        let mut unknown = Vec::new();
+        let (mut unknown, mut away) = (Vec::new(), Vec::new());
         for (id, owned) in assignment.owned().iter_mut() {
             match owned.question(now) {
                 Some(Question::Committed) => unknown.push((id.clone(), owned.assignment)),
-                Some(Question::Ends) => {
-                    let (id, assignment) = (id.clone(), owned.assignment);
-                    let (consumer, mailbox) = (self.consumer.clone(), self.mailbox.clone());
-                    self.questions.push(tasks.spawn_blocking(move || {
-                        let ends = consumer.fetch_watermarks(id.topic.as_str(), id.partition, ASK);
-                        drop(consumer);
-                        let said = Said::Ends(ends.map_err(|error| error.to_string()));
-                        mailbox.answer(Answer { id, assignment, said });
-                    }));
-                }
+                Some(Question::Ends) => away.push((id.clone(), owned.assignment)),
                 None => {}
             }
+        }
+        for asked in away.chunks(away.len().div_ceil(threads.get()).max(1)) {
+            let asked = asked.to_vec();
+            let (consumer, mailbox) = (self.consumer.clone(), self.mailbox.clone());
+            self.questions.push(tasks.spawn_blocking(move || {
+                for (id, assignment) in asked {
+                    let ends = consumer.fetch_watermarks(id.topic.as_str(), id.partition, ASK);
+                    let said = Said::Ends(ends.map_err(|error| error.to_string()));
+                    mailbox.answer(Answer { id, assignment, said });
+                }
+                drop(consumer);
+            }));
         }
         if !unknown.is_empty() {
             let (consumer, mailbox) = (self.consumer.clone(), self.mailbox.clone());
@@ -315,13 +333,15 @@ impl<S: Sink, D: DeadLetters> Fetcher<S, D> {
 
     fn watch_budget(&mut self) {
         let owned = self.consumer.context().0.owned();
-        let usage = owned.iter().map(|(id, owned)| (id, owned.held_bytes()));
-        let (_, decision) = self.budget.on_usage(usage);
-        self.over_budget = decision.paused;
-        if let Some(biggest) = decision.flush.as_ref().and_then(|id| owned.get(id)) {
-            // One without room is busy flushing or pushing already.
-            biggest.give(Input::Flush);
+        let holdings = owned.iter().map(|(partition, owned)| {
+            let (bytes, flush) = owned.holds();
+            Holding { partition, bytes, flush }
+        });
+        let decision = self.budget.on_usage(holdings);
+        for big in decision.flush.iter().filter_map(|id| owned.get(id)) {
+            big.flush();
         }
+        (self.held, self.room) = (decision.held, decision.room);
     }
 
     /// Goes past markers, and says how things stand.
@@ -329,9 +349,8 @@ impl<S: Sink, D: DeadLetters> Fetcher<S, D> {
         let assignment = &self.consumer.context().0;
         let positions = self.consumer.position().unwrap_or_default();
         let mut all = assignment.owned();
-        let (mut held, mut stopped) = (0, 0);
+        let mut stopped = 0;
         for (id, owned) in all.iter_mut() {
-            held += owned.held_bytes();
             stopped += u32::from(matches!(owned.phase, Phase::Stopped { .. }));
             let element = positions.find_partition(id.topic.as_str(), id.partition);
             if owned.phase == Phase::Reading
@@ -344,7 +363,7 @@ impl<S: Sink, D: DeadLetters> Fetcher<S, D> {
         }
         drop(all);
         assignment.show_lag(clock::now_ms());
-        self.show(held, self.over_budget, stopped);
+        self.show(self.held, self.room == 0, stopped);
     }
 
     fn show(&self, held: usize, paused: bool, stopped: u32) {
@@ -354,25 +373,34 @@ impl<S: Sink, D: DeadLetters> Fetcher<S, D> {
         ::metrics::gauge!(metrics::STOPPED_PARTITIONS, &label).set(stopped);
     }
 
-    /// Hands each partition that has room a run of its records; answers whether there were any.
-    fn fetch(&self) -> Result<bool, WorkerError> {
-        if self.over_budget {
-            return Ok(false);
-        }
+    /// Hands each partition that has room a run of its records, as far as the budget goes; answers whether there were any.
+    fn fetch(&mut self) -> Result<bool, WorkerError> {
         let mut fetched = false;
-        let assignment = &self.consumer.context().0;
-        for (id, owned) in assignment.owned().iter_mut() {
-            let Some((_, queue)) = self.queues.get(id) else { continue };
-            if owned.phase != Phase::Reading || !owned.has_room() {
-                continue;
+        let cut = self.cut.take();
+        let consumer = self.consumer.clone();
+        let assignment = &consumer.context().0;
+        let mut all = assignment.owned();
+        // Those that went without in the last round come first.
+        for had in [false, true] {
+            for (id, owned) in all.iter_mut() {
+                if self.room == 0 || cut.as_ref().is_some_and(|cut| id <= cut) != had {
+                    continue;
+                }
+                let Some((_, queue)) = self.queues.get(id) else { continue };
+                if owned.phase != Phase::Reading || !owned.has_room() {
+                    continue;
+                }
+                let run = take(queue, id, owned)?;
+                let (Some(last), Some(running)) = (run.last(), &owned.running) else { continue };
+                fetched = true;
+                owned.position = last.offset + 1;
+                let bytes = run.iter().map(size).sum();
+                count(&assignment.maker.sink_name, id, &run);
+                running.account.on_queued(bytes);
+                owned.give(Input::Records(run));
+                self.room = self.room.saturating_sub(bytes);
+                self.cut = (self.room == 0).then(|| id.clone());
             }
-            let (run, bytes) = take(queue, id, owned)?;
-            let (Some(last), Some(running)) = (run.last(), &owned.running) else { continue };
-            fetched = true;
-            owned.position = last.offset + 1;
-            count(&assignment.maker.sink_name, id, &run);
-            running.account.on_queued(bytes);
-            owned.give(Input::Records(run));
         }
         Ok(fetched)
     }
@@ -424,21 +452,17 @@ fn empty<S: Sink, D: DeadLetters>((_, queue): Queue<S, D>) {
     while queue.poll(Duration::ZERO).is_some() {}
 }
 
-/// Takes a run of a partition's records from the client, and its bytes in memory.
+/// Takes a run of a partition's records from the client.
 fn take<S: Sink, D: DeadLetters>(
     queue: &PartitionQueue<Callbacks<S, D>>,
     id: &TopicPartition,
     owned: &mut Owned,
-) -> Result<(Vec<SourceRecord>, usize), WorkerError> {
-    let (mut run, mut bytes) = (Vec::new(), 0);
-    while run.len() < RUN_RECORDS && bytes < RUN_BYTES {
+) -> Result<Vec<SourceRecord>, WorkerError> {
+    let mut run = Run::default();
+    while run.records() < RUN_RECORDS && run.bytes() < RUN_BYTES {
         match queue.poll(Duration::ZERO) {
             None => break,
-            Some(Ok(message)) => {
-                let record = record(&message);
-                bytes += size(&record);
-                run.push(record);
-            }
+            Some(Ok(message)) => run.add(message),
             Some(Err(KafkaError::MessageConsumptionFatal(code))) => {
                 return Err(WorkerError::Consumer(code));
             }
@@ -463,7 +487,7 @@ fn take<S: Sink, D: DeadLetters>(
             }
         }
     }
-    Ok((run, bytes))
+    Ok(run.finish())
 }
 
 fn count(sink: &tailwater_topics_contract::SinkName, id: &TopicPartition, run: &[SourceRecord]) {
@@ -499,21 +523,4 @@ fn committed<S: Sink, D: DeadLetters>(
         Answer { id, assignment, said: Said::Committed(committed) }
     };
     asked.into_iter().map(answer).collect()
-}
-
-/// A message as sinks take it.
-pub(crate) fn record(message: &BorrowedMessage<'_>) -> SourceRecord {
-    let headers = message.headers().map_or_else(Vec::new, |headers| {
-        let header = |header: rdkafka::message::Header<'_, &[u8]>| {
-            (header.key.to_owned(), header.value.map(Bytes::copy_from_slice))
-        };
-        headers.iter().map(header).collect()
-    });
-    SourceRecord {
-        offset: message.offset(),
-        timestamp_ms: message.timestamp().to_millis().unwrap_or(0),
-        key: message.key().map(Bytes::copy_from_slice),
-        value: message.payload().map(Bytes::copy_from_slice),
-        headers,
-    }
 }

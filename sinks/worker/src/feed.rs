@@ -13,10 +13,11 @@ use rand::rngs::StdRng;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};
 use tailwater_runtime::Backoff;
 
-use crate::consumer::record;
+use crate::run::Run;
 use crate::sink::{Rejected, Resume, SinkError, SourceRecord, TopicPartition, Writer};
 
 /// First and longest wait before a destination is tried again, and how often in a row.
@@ -157,15 +158,14 @@ pub fn read(
     let topic = partition.topic.as_str();
     list.add_partition_offset(topic, partition.partition, Offset::Offset(from)).map_err(failed)?;
     consumer.assign(&list).map_err(failed)?;
-    let (mut run, mut next) = (Vec::new(), from);
+    let (mut run, mut next) = (Run::default(), from);
     loop {
         match consumer.poll(SILENCE_MAX) {
             None => return Err(FeedError::Silent { partition: partition.clone() }),
             Some(Ok(message)) => {
-                let record = record(&message);
-                next = record.offset + 1;
-                run.push(record);
-                if run.len() >= RUN_RECORDS && !take(std::mem::take(&mut run)) {
+                next = message.offset() + 1;
+                run.add(message);
+                if run.records() >= RUN_RECORDS && !take(std::mem::take(&mut run).finish()) {
                     return Ok(next);
                 }
             }
@@ -189,8 +189,8 @@ pub fn read(
     if let Some(Offset::Offset(position)) = element.map(|element| element.offset()) {
         next = next.max(position);
     }
-    if !run.is_empty() {
-        take(run);
+    if run.records() > 0 {
+        take(run.finish());
     }
     Ok(next)
 }

@@ -27,6 +27,8 @@ mod mailbox;
 mod commits;
 /// The partitions that are ours, and how far each has come.
 mod assignment;
+/// Records as the client hands them out, copied into one block of memory.
+mod run;
 /// The consumer's thread: fetching, handing on, committing.
 mod consumer;
 /// Records into a writer without a group.

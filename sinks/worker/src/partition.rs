@@ -14,18 +14,20 @@
 //!   nothing: its batch goes with its writer, and what is still queued is let go.
 
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tailwater_runtime::{Backoff, Health, clock};
 use tailwater_topics_contract::SinkName;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use crate::budget::Flush;
 use crate::metrics;
 use crate::sink::{
     Committed, Flushed, Rejected, Resume, Sink, SinkError, SourceRecord, TopicPartition, Writer,
@@ -80,6 +82,7 @@ pub(crate) struct Account {
     finished: AtomicI64,
     /// Timestamp of the first record that is not; `i64::MAX` when there is none.
     oldest_ms: AtomicI64,
+    flush: Mutex<Flush>,
 }
 
 impl Default for Account {
@@ -89,6 +92,7 @@ impl Default for Account {
             batch: AtomicUsize::new(0),
             finished: AtomicI64::new(-1),
             oldest_ms: AtomicI64::new(i64::MAX),
+            flush: Mutex::default(),
         }
     }
 }
@@ -122,8 +126,17 @@ impl Account {
         self.queued.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    pub(crate) fn on_taken(&self, bytes: usize) {
+    fn on_taken(&self, bytes: usize) {
         self.queued.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Whether the batch is about to go.
+    pub(crate) fn flush(&self) -> Flush {
+        *self.flush.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn on_flush(&self, flush: Flush) {
+        *self.flush.lock().unwrap_or_else(PoisonError::into_inner) = flush;
     }
 
     fn on_batch(&self, bytes: usize) {
@@ -131,12 +144,30 @@ impl Account {
     }
 }
 
-/// Bytes of a record in memory, near enough.
+/// Bytes of a record in memory, near enough: what it is, what it refers to, and what the allocator takes for a name.
 pub(crate) fn size(record: &SourceRecord) -> usize {
-    const OVERHEAD: usize = 96;
-    let bytes = |part: &Option<bytes::Bytes>| part.as_ref().map_or(0, bytes::Bytes::len);
-    let headers = record.headers.iter().map(|(name, value)| name.len() + bytes(value) + 48);
-    OVERHEAD + bytes(&record.key) + bytes(&record.value) + headers.sum::<usize>()
+    const HEADER: usize = size_of::<(String, Option<Bytes>)>() + 16;
+    let bytes = |part: &Option<Bytes>| part.as_ref().map_or(0, Bytes::len);
+    let headers = record.headers.iter().map(|(name, value)| HEADER + name.len() + bytes(value));
+    size_of::<SourceRecord>() + bytes(&record.key) + bytes(&record.value) + headers.sum::<usize>()
+}
+
+/// Records that are on their way from the queue to the batch. They count until the last of them is there.
+struct Taken<'a> {
+    account: &'a Account,
+    bytes: usize,
+}
+
+impl<'a> Taken<'a> {
+    fn new(account: &'a Account, records: &[SourceRecord]) -> Self {
+        Self { account, bytes: records.iter().map(size).sum() }
+    }
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        self.account.on_taken(self.bytes);
+    }
 }
 
 /// How a partition may be ended.
@@ -158,6 +189,8 @@ pub(crate) struct Partition<S, G, D> {
     pub(crate) health: Health,
     pub(crate) account: Arc<Account>,
     pub(crate) ending: Ending,
+    /// How many partitions may ask something of the destination at once.
+    pub(crate) turns: Arc<Semaphore>,
 }
 
 /// The open batch, apart from what the writer keeps.
@@ -237,9 +270,12 @@ impl<S: Sink, G: Group, D: DeadLetters> Partition<S, G, D> {
                     seeking = false;
                     self.health.ready(&self.id.to_string());
                 }
-                Input::Flush => seeking |= self.flush(&mut writer, &mut batch).await?,
+                Input::Flush => {
+                    seeking |= self.flush(&mut writer, &mut batch).await?;
+                    self.account.on_flush(Flush::Unasked);
+                }
                 Input::Records(records) => {
-                    self.account.on_taken(records.iter().map(size).sum());
+                    let _taken = Taken::new(&self.account, &records);
                     for record in records {
                         if seeking || record.offset < batch.next {
                             continue;
@@ -279,7 +315,7 @@ impl<S: Sink, G: Group, D: DeadLetters> Partition<S, G, D> {
     async fn let_go(&self, inputs: &mut mpsc::Receiver<Input>) {
         while let Some(input) = inputs.recv().await {
             if let Input::Records(records) = input {
-                self.account.on_taken(records.iter().map(size).sum());
+                drop(Taken::new(&self.account, &records));
             }
         }
         std::future::pending::<()>().await;
@@ -295,7 +331,10 @@ impl<S: Sink, G: Group, D: DeadLetters> Partition<S, G, D> {
             let opened = tokio::select! {
                 biased;
                 () = self.ending.drain.cancelled() => return Ok(None),
-                opened = self.sink.open(&self.id, committed) => opened,
+                opened = async {
+                    let _permit = self.turns.acquire().await;
+                    self.sink.open(&self.id, committed).await
+                } => opened,
             };
             match opened {
                 Ok(opened) => return Ok(Some(opened)),
@@ -357,6 +396,7 @@ impl<S: Sink, G: Group, D: DeadLetters> Partition<S, G, D> {
     fn on_finished(&self, writer: &S::Writer, next: i64, metadata: String, resume: Resume) -> bool {
         self.account.on_finished(next);
         self.account.on_batch(writer.buffered_bytes());
+        self.account.on_flush(Flush::Unasked);
         self.group.commit(&self.id, next, metadata);
         let seeks = resume == Resume::Seek;
         if seeks {
@@ -374,10 +414,15 @@ impl<S: Sink, G: Group, D: DeadLetters> Partition<S, G, D> {
     ) -> Result<Flushed, SinkError> {
         let mut waits = waits();
         loop {
-            match writer.flush(next).await {
+            let flushed = {
+                let _permit = self.turns.acquire().await;
+                writer.flush(next).await
+            };
+            match flushed {
                 Ok(flushed) => return Ok(flushed),
                 Err(error @ SinkError::Definite(_)) => return Err(error),
                 Err(error @ SinkError::Transient(_)) => {
+                    self.account.on_flush(Flush::Failing);
                     ::metrics::counter!(metrics::FLUSH_RETRIES, labels).increment(1);
                     self.on_transient("flushing", &error);
                     sleep(waits.next().unwrap_or(RETRY.1)).await;
@@ -747,6 +792,7 @@ mod loops {
                 dead_letters: dead.clone(),
                 health: health.clone(),
                 account: account.clone(),
+                turns: Arc::new(Semaphore::new(1)),
                 ending: ending.clone(),
             };
             let task = tokio::spawn(partition.run(None, queue));

@@ -8,7 +8,7 @@ use rdkafka::ClientConfig;
 use tailwater_runtime::Health;
 use tailwater_topics_contract::{PipelineName, SinkRegistration};
 use tokio::runtime::Handle;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::assignment::Maker;
@@ -21,6 +21,15 @@ use crate::sink::{Sink, TopicPartition};
 /// How long the last commit and leaving the group may take beyond the grace period.
 const LEAVE: Duration = Duration::from_secs(20);
 
+/// How many partitions may open or flush at once: enough to keep a destination busy that answers slowly, few enough that a
+/// thousand partitions, all new or all old at the same moment, neither flood it nor hold a thousand requests in memory.
+const AT_ONCE: usize = 16;
+
+/// The part of the budget that the client may fetch ahead.
+const FETCHED_SHARE: usize = 8;
+/// What a partition takes whether it holds records or not: its task, its writer, and the client's own state of it.
+const PARTITION_BYTES: usize = 32 << 10;
+
 /// What a worker is told.
 #[derive(Clone, Debug)]
 pub struct WorkerConfig {
@@ -32,7 +41,7 @@ pub struct WorkerConfig {
     pub brokers: String,
     /// Further client properties, such as those for TLS; they win over ours, save those that correctness needs.
     pub properties: HashMap<String, String>,
-    /// Bytes that queues and open batches of all partitions may hold together.
+    /// Bytes that records of all partitions may take together: fetched ahead, in queues and in open batches.
     pub budget_bytes: usize,
     /// How long a drain may take.
     pub grace: Duration,
@@ -66,18 +75,34 @@ impl WorkerConfig {
         settings
     }
 
+    /// What records may hold in queues and open batches: the budget without what is taken beside them, and a quarter of
+    /// that for the holes that the allocator has.
+    fn held_bytes(&self) -> usize {
+        let beside = self.budget_bytes / FETCHED_SHARE + self.partitions() * PARTITION_BYTES;
+        // However many partitions there are, something must be held.
+        self.budget_bytes.saturating_sub(beside).max(self.budget_bytes / 4) / 4 * 3
+    }
+
+    fn partitions(&self) -> usize {
+        self.registration.origins.len().max(1)
+    }
+
     fn consumer(&self) -> ClientConfig {
         let mut settings = self.client();
-        // What the client fetches ahead is memory, too: an eighth of the budget on top of it, for all partitions there
-        // are together. More than some MiB of one partition bring nothing: it is fetched again before it is empty.
-        let partitions = self.registration.origins.len().max(1);
-        let prefetch_kib = (self.budget_bytes / 8 / 1024 / partitions).clamp(256, 4 * 1024);
+        // What the client fetches ahead, for all partitions there are together. More than some MiB of one partition bring
+        // nothing: it is fetched again before it is empty.
+        let prefetch_kib = self.budget_bytes / FETCHED_SHARE / 1024 / self.partitions();
+        let prefetch_kib = prefetch_kib.clamp(16, 4 * 1024);
+        // A partition is fetched while less than that is there, and one answer comes on top, unpacked to several times
+        // its size. The client asks for more by itself where a batch is larger than this.
+        let answer_bytes = (prefetch_kib * 1024 / 2).clamp(16 << 10, 1 << 20);
         let defaults = [
             ("session.timeout.ms", "10000".to_owned()),
             ("heartbeat.interval.ms", "3000".to_owned()),
             ("max.poll.interval.ms", "300000".to_owned()),
             ("fetch.wait.max.ms", "100".to_owned()),
             ("queued.max.messages.kbytes", prefetch_kib.to_string()),
+            ("fetch.message.max.bytes", answer_bytes.to_string()),
             // After that it fetches on; the client's own second leaves a fast sink waiting.
             ("fetch.queue.backoff.ms", "20".to_owned()),
             ("statistics.interval.ms", "2000".to_owned()),
@@ -129,10 +154,11 @@ pub async fn run<S: Sink>(
         dead_letters: Arc::new(dead_letters),
         health: health.clone(),
         tasks: Handle::current(),
+        turns: Arc::new(Semaphore::new(AT_ONCE)),
         origins: config.registration.origins.iter().map(origin).collect(),
     };
     let topics: Vec<&str> = spec.topics.iter().map(|topic| topic.as_str()).collect();
-    let budget = Budget::new(config.budget_bytes);
+    let budget = Budget::new(config.held_bytes());
     let fetcher =
         Fetcher::new(&config.consumer(), &topics, maker, budget).map_err(WorkerError::Settings)?;
     health.not_ready("group", "joining");

@@ -201,7 +201,7 @@ pub(super) fn standing(
         return Ok(standing);
     };
     let mut log = Log::open(kafka, partition.topic.clone(), Some((partition.partition, first)))?;
-    while let Some(record) = log.next(crate::consumer::record)? {
+    while let Some(record) = log.next(crate::run::record)? {
         for (letter, standing) in letters.iter().zip(&mut standing) {
             let original = &letter.record;
             if record.offset == original.offset {

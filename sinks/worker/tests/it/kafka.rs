@@ -23,10 +23,11 @@ use tailwater_topics_contract::{
 
 const WAIT: Duration = Duration::from_secs(15);
 
-/// One pipeline with one topic of two partitions, and a sink named `memory` on it.
+/// One pipeline with one topic, and a sink named `memory` on it.
 pub(crate) struct Log {
     pub(crate) pipeline: PipelineName,
     pub(crate) topic: TopicName,
+    pub(crate) partitions: i32,
 }
 
 /// A dead letter: key, value, and the headers as texts.
@@ -39,17 +40,21 @@ pub(crate) struct Dead {
 
 impl Log {
     pub(crate) async fn create() -> Self {
+        Self::of(2).await
+    }
+
+    pub(crate) async fn of(partitions: i32) -> Self {
         let id = uuid::Uuid::new_v4().simple().to_string();
         let pipeline: PipelineName = format!("w{}", &id[..20]).parse().expect("valid");
         let topic: TopicName = format!("{pipeline}.events").parse().expect("valid");
         let dead = pipeline.dead_letter_topic(&"memory".parse().expect("valid"));
         let admin: AdminClient<DefaultClientContext> = client().create().expect("creates");
         let new = |name, partitions| NewTopic::new(name, partitions, TopicReplication::Fixed(1));
-        let topics = [new(topic.as_str(), 2), new(dead.as_str(), 1)];
+        let topics = [new(topic.as_str(), partitions), new(dead.as_str(), 1)];
         for created in admin.create_topics(&topics, &AdminOptions::new()).await.expect("answers") {
             created.expect("is created");
         }
-        Self { pipeline, topic }
+        Self { pipeline, topic, partitions }
     }
 
     /// Deletes the topic and makes one of the same name.
@@ -57,7 +62,7 @@ impl Log {
         let admin: AdminClient<DefaultClientContext> = client().create().expect("creates");
         let gone = admin.delete_topics(&[self.topic.as_str()], &AdminOptions::new()).await;
         gone.expect("answers").remove(0).expect("is deleted");
-        let new = NewTopic::new(self.topic.as_str(), 2, TopicReplication::Fixed(1));
+        let new = NewTopic::new(self.topic.as_str(), self.partitions, TopicReplication::Fixed(1));
         let made = admin.create_topics(&[new], &AdminOptions::new()).await;
         made.expect("answers").remove(0).expect("is created");
     }
@@ -68,7 +73,10 @@ impl Log {
     }
 
     pub(crate) fn config(&self) -> WorkerConfig {
-        config(&self.pipeline, &self.topic, brokers())
+        let mut config = config(&self.pipeline, &self.topic, brokers());
+        config.registration.origins =
+            (0..self.partitions).map(|partition| origin(&self.topic, partition)).collect();
+        config
     }
 
     /// Writes records in one transaction and commits or aborts it.
@@ -95,11 +103,18 @@ impl Log {
 
     /// Writes one record with a value of so many bytes.
     pub(crate) fn large(&self, partition: i32, bytes: usize) {
+        self.fill(partition..partition + 1, 1, bytes);
+    }
+
+    /// Writes so many records with values of so many bytes into each of these partitions.
+    pub(crate) fn fill(&self, partitions: std::ops::Range<i32>, records: usize, bytes: usize) {
         let producer: BaseProducer = client().create().expect("creates");
         let value = vec![b'x'; bytes];
-        let record =
-            BaseRecord::<(), _>::to(self.topic.as_str()).partition(partition).payload(&value);
-        producer.send(record).expect("is queued");
+        for partition in partitions.flat_map(|number| std::iter::repeat_n(number, records)) {
+            let record =
+                BaseRecord::<(), _>::to(self.topic.as_str()).partition(partition).payload(&value);
+            producer.send(record).expect("is queued");
+        }
         producer.flush(WAIT).expect("is sent");
     }
 
@@ -199,11 +214,13 @@ pub(crate) fn config(pipeline: &PipelineName, topic: &TopicName, brokers: String
         kind,
         declared_at: None,
     };
-    let origin =
-        |partition| Origin { topic: topic.clone(), partition, offset: 0, dt: "1970-01-01".into() };
-    let origins = vec![origin(0), origin(1)];
+    let origins = vec![origin(topic, 0), origin(topic, 1)];
     let registration = SinkRegistration { spec, origins, standing: Standing::Active };
     WorkerConfig::new(pipeline.clone(), registration, brokers)
+}
+
+fn origin(topic: &TopicName, partition: i32) -> Origin {
+    Origin { topic: topic.clone(), partition, offset: 0, dt: "1970-01-01".into() }
 }
 
 fn brokers() -> String {

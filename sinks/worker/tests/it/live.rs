@@ -38,8 +38,11 @@ async fn a_topic_that_was_deleted_and_made_again_has_another_id() {
     log.make_again().await;
     let second = log.topic_id().await.expect("answers").expect("this broker gives ids");
     assert_ne!(first, second);
-    let nowhere =
-        Log { pipeline: log.pipeline.clone(), topic: "no.such.topic".parse().expect("valid") };
+    let nowhere = Log {
+        pipeline: log.pipeline.clone(),
+        topic: "no.such.topic".parse().expect("valid"),
+        partitions: 0,
+    };
     let said = nowhere.topic_id().await.expect_err("there is none").to_string();
     assert!(said.contains("no.such.topic") && said.contains("Unknown topic"), "{said}");
 }
@@ -259,6 +262,27 @@ async fn a_small_budget_slows_a_worker_down_and_loses_nothing() {
     config.budget_bytes = 64 << 10;
     let worker = Worker::start(config, &sink);
     until("all records", || stored(&log, &sink) == [5_000, 5_000]).await;
+    worker.drain().await.expect("drains");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_partitions_hold_no_more_than_the_budget_together_and_none_is_passed_over() {
+    const RECORDS: usize = 200;
+    let (log, budget) = (Log::of(40).await, 4 << 20);
+    log.fill(0..40, RECORDS, 1_000);
+    let sink = MemorySink::new(1_000_000);
+    let hold = sink.hold();
+    let mut config = log.config();
+    config.budget_bytes = budget;
+    let worker = Worker::start(config, &sink);
+    until("a flush for want of memory", || sink.is_held()).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let held = sink.taken() * 1_000;
+    assert!(held > budget / 4, "{held}");
+    assert!(held < budget, "{held}");
+    drop(hold);
+    let stored = |number| sink.stored(&partition(&log, number)).len();
+    until("all records", || (0..40).all(|number| stored(number) == RECORDS)).await;
     worker.drain().await.expect("drains");
 }
 
