@@ -6,6 +6,7 @@ pub(crate) mod topics;
 pub(crate) mod sinks;
 pub(crate) mod rebuild;
 pub(crate) mod gap;
+pub(crate) mod estimate;
 pub(crate) mod cdc;
 pub(crate) mod reader_status;
 pub(crate) mod reread;

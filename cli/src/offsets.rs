@@ -58,23 +58,51 @@ pub(crate) fn ranges(
 /// The next offset of every partition of these topics, committed records alone; a topic that does not exist has none. Two
 /// questions for all of them. Blocks.
 pub(crate) fn ends(config: &ClientConfig, topics: &BTreeSet<TopicName>) -> anyhow::Result<Offsets> {
+    // For a time of `End` brokers answer the end.
+    let [ends] = at(config, topics, [Offset::End])?;
+    Ok(ends)
+}
+
+/// How many offsets every partition of these topics was given since a time, in milliseconds since 1970. Blocks.
+pub(crate) fn since(
+    config: &ClientConfig,
+    topics: &BTreeSet<TopicName>,
+    since_ms: i64,
+) -> anyhow::Result<Offsets> {
+    let [firsts, mut ends] = at(config, topics, [Offset::Offset(since_ms), Offset::End])?;
+    for (topic, ends) in &mut ends {
+        for (end, first) in ends.iter_mut().zip(&firsts[topic]) {
+            // There is no first where nothing came since.
+            *end = if *first < 0 { 0 } else { *end - first };
+        }
+    }
+    Ok(ends)
+}
+
+/// What brokers answer for such times, for every partition of these topics. Blocks.
+fn at<const N: usize>(
+    config: &ClientConfig,
+    topics: &BTreeSet<TopicName>,
+    times: [Offset; N],
+) -> anyhow::Result<[Offsets; N]> {
     let consumer = consumer(config, "tailwater.status")?;
     let unanswered = || format!("Kafka at {} did not say where topics end", address(config));
     let metadata = consumer.fetch_metadata(None, ANSWER_MAX).with_context(unanswered)?;
-    let mut asked = TopicPartitionList::new();
     let is_asked = |name: &str| name.parse().is_ok_and(|name| topics.contains(&name));
-    for found in metadata.topics().iter().filter(|found| is_asked(found.name())) {
-        for partition in found.partitions() {
-            // For a time of `End` brokers answer the end.
-            asked.add_partition_offset(found.name(), partition.id(), Offset::End)?;
+    let mut found = times.map(|_| topics.iter().map(|topic| (topic.clone(), Vec::new())).collect());
+    for (time, found) in times.into_iter().zip(&mut found) {
+        let mut asked = TopicPartitionList::new();
+        for topic in metadata.topics().iter().filter(|topic| is_asked(topic.name())) {
+            for partition in topic.partitions() {
+                asked.add_partition_offset(topic.name(), partition.id(), time)?;
+            }
+        }
+        if asked.count() > 0 {
+            let answer = consumer.offsets_for_times(asked, ANSWER_MAX);
+            by_partition(&answer.with_context(unanswered)?, found)?;
         }
     }
-    let mut ends: Offsets = topics.iter().map(|topic| (topic.clone(), Vec::new())).collect();
-    if asked.count() > 0 {
-        let answer = consumer.offsets_for_times(asked, ANSWER_MAX).with_context(unanswered)?;
-        by_partition(&answer, &mut ends)?;
-    }
-    Ok(ends)
+    Ok(found)
 }
 
 /// Where a sink stands in as many partitions of each topic as `ends` has: what its group committed, and its origin where it

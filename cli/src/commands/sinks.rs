@@ -8,7 +8,7 @@ use tailwater_topics_contract::{SinkKind, SinkName, SinkRegistration, Standing, 
 use tailwater_topics_registry::{registrations, removal};
 
 use crate::commands::apply::{self, ApplyArgs, DiffArgs, PlanArgs, Refused, Scope};
-use crate::commands::{gap, rebuild};
+use crate::commands::{estimate, gap, rebuild};
 use crate::workers::{Wanted, Workers};
 use crate::{Context, output, serve, watermark};
 
@@ -40,6 +40,7 @@ Example:
 Example:
   tailwater sinks describe lake -o yaml")]
     Describe(Name),
+    Explain(estimate::Args),
     /// Let the workers of a sink finish what is open and stand still
     ///
     /// Takes effect in seconds, without a restart. The sink keeps its place; `sinks resume` goes on from it.
@@ -119,6 +120,7 @@ pub(crate) async fn run(cx: &Context, command: Command) -> anyhow::Result<ExitCo
         Command::Diff(args) => apply::diff(cx, &args.catalog, Scope::Sinks).await,
         Command::List => list(cx).await,
         Command::Describe(name) => describe(cx, &name.sink).await,
+        Command::Explain(args) => estimate::run(cx, args).await,
         Command::Pause(name) => stand(cx, &name.sink, Standing::Paused).await,
         Command::Resume(name) => stand(cx, &name.sink, Standing::Active).await,
         Command::Remove(name) => {

@@ -275,8 +275,27 @@ async fn reader_and_sinks_run_drain_and_show_their_state() -> anyhow::Result<()>
     assert_eq!(find.drain()?, Some(0));
     eventually("the slot is free", || status()["slot"]["active"] == false).await?;
     keys_of_the_store_are_taken_from_the_environment(&place).await?;
+    what_an_archive_costs_is_reckoned(&place, &topic);
     the_archive_is_proved_and_mended(&place, &topic).await;
     place.leave().await
+}
+
+fn what_an_archive_costs_is_reckoned(place: &Place, topic: &str) {
+    let explain = |more: &[&str]| run(&place.folder, &[&["sinks", "explain"], more].concat());
+    let told = json(explain(&["lake", "--over", "1h", "-o", "json"]));
+    let topics = told["topics"].as_array().expect("a list");
+    let stock = topics.iter().find(|found| found["topic"] == topic).expect("the topic");
+    // A hundred records within the hour, and the markers of their transactions.
+    let records = stock["records_per_second"].as_f64().expect("a number") * 3_600.0;
+    assert!((100.0..150.0).contains(&records), "{told:#}");
+    let segments = told["declared"]["segments_per_day"].as_f64().expect("a number");
+    let requests = told["declared"]["requests_per_day"].as_f64().expect("a number");
+    assert!(segments > 0.0 && (requests - 3.0 * segments).abs() < 1e-6, "{told:#}");
+    let screen = explain(&["lake"]).done();
+    assert!(screen.contains("REQUESTS/DAY") && screen.contains(topic), "{screen}");
+    let search = explain(&["find"]);
+    assert_eq!(search.code, Some(1));
+    assert!(search.stderr.contains("`find` is no archive"), "{}", search.stderr);
 }
 
 async fn keys_of_the_store_are_taken_from_the_environment(place: &Place) -> anyhow::Result<()> {

@@ -42,4 +42,4 @@ pub mod repair;
 pub mod metrics;
 
 pub use sink::{ArchiveSink, ArchiveWriter};
-pub use store::{Listed, Objects, Put, Store, StoreError};
+pub use store::{Listed, Objects, Put, Store, StoreError, requests};

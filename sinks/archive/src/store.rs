@@ -33,6 +33,7 @@ use uuid::Uuid;
 
 use self::failure::status;
 use self::upload::UPLOADERS;
+pub use self::upload::requests;
 use crate::chain::{Link, NotALink};
 
 /// How long one request may take. A segment of 64 MiB passes in it at one MiB a second.

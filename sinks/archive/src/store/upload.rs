@@ -37,6 +37,14 @@ const STALE: Duration = Duration::from_hours(24);
 /// Uploads of the probe that race.
 pub(super) const UPLOADERS: usize = 3;
 
+/// How many requests that are paid for as writes a segment of so many bytes takes, with its key filter and its manifest.
+pub fn requests(bytes: u64) -> u64 {
+    let parts = bytes.div_ceil(PART as u64);
+    // In parts, it is begun and completed as well.
+    let object = if bytes > SINGLE_MAX as u64 { parts + 2 } else { 1 };
+    object + 2
+}
+
 impl Store {
     pub(super) async fn create_in_parts(
         &self,
