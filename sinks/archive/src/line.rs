@@ -12,11 +12,12 @@
 //! * The key stands as JSON when it is an object, as a string when it is text, else under `kafka_key_b64`.
 
 use std::fmt;
+use std::sync::LazyLock;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
-use memchr::memmem;
+use memchr::memmem::{Finder, FinderRev};
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use tailwater_sinks_worker::SourceRecord;
@@ -189,7 +190,8 @@ fn debezium(value: &[u8]) -> Option<u8> {
         return None;
     }
     const OP: &[u8] = b",\"transaction\":null,\"op\":\"";
-    value.get(memmem::rfind(value, OP)? + OP.len()).copied()
+    static FIND: LazyLock<FinderRev<'_>> = LazyLock::new(|| FinderRev::new(OP));
+    value.get(FIND.rfind(value)? + OP.len()).copied()
 }
 
 /// Reads the source block of a change as our reader writes it.
@@ -200,8 +202,12 @@ fn change(value: &[u8]) -> Option<Origin> {
     if !value.starts_with(b"{\"before\":") {
         return None;
     }
-    let block = &value[memmem::rfind(value, b",\"source\":{\"version\":")?..];
-    let (block, behind) = block.split_at(memmem::find(block, b"},\"op\":\"")?);
+    // Made once: making them takes longer than they do.
+    static BEGIN: LazyLock<FinderRev<'_>> =
+        LazyLock::new(|| FinderRev::new(b",\"source\":{\"version\":"));
+    static END: LazyLock<Finder<'_>> = LazyLock::new(|| Finder::new(b"},\"op\":\""));
+    let block = &value[BEGIN.rfind(value)?..];
+    let (block, behind) = block.split_at(END.find(block)?);
     let (op, behind) = match behind.get(8..)? {
         [op @ (b'c' | b'u' | b'd' | b'r' | b't' | b'm'), b'"', behind @ ..] => (*op, behind),
         _ => return None,
@@ -216,19 +222,34 @@ fn change(value: &[u8]) -> Option<Origin> {
         }
         _ => return None,
     }
-    let field = |name: &[u8]| {
-        let digits = &block[memmem::rfind(block, name)? + name.len()..];
-        let end = digits.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(digits.len());
-        std::str::from_utf8(&digits[..end]).ok()?.parse::<u64>().ok()
-    };
-    let commit_ts_ms = || i64::try_from(field(b",\"ts_ms\":")?).ok();
+    let [commit_lsn, ts_ms, tx_id, ordinal, seq] = numbers(
+        block,
+        [b",\"commit_lsn\":", b",\"ts_ms\":", b",\"txId\":", b",\"ordinal\":", b",\"seq\":"],
+    );
+    let commit_ts_ms = ts_ms.and_then(|ms| i64::try_from(ms).ok());
     Some(Origin {
         op_code: Some(op),
-        commit_lsn: field(b",\"commit_lsn\":"),
-        commit_ts_us: commit_ts_ms().and_then(|ms| ms.checked_mul(1000)),
-        tx_id: field(b",\"txId\":"),
-        tx_seq: field(b",\"ordinal\":"),
-        tw_seq: field(b",\"seq\":"),
+        commit_lsn,
+        commit_ts_us: commit_ts_ms.and_then(|ms| ms.checked_mul(1000)),
+        tx_id,
+        tx_seq: ordinal,
+        tw_seq: seq,
+    })
+}
+
+/// The numbers behind the last of each of these in a block. Each begins with a comma.
+fn numbers<const N: usize>(block: &[u8], names: [&[u8]; N]) -> [Option<u64>; N] {
+    let mut found = [None; N];
+    for at in memchr::memchr_iter(b',', block) {
+        let rest = &block[at..];
+        if let Some(which) = names.iter().position(|name| rest.starts_with(name)) {
+            found[which] = Some(&rest[names[which].len()..]);
+        }
+    }
+    found.map(|digits| {
+        let digits = digits?;
+        let end = digits.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(digits.len());
+        std::str::from_utf8(&digits[..end]).ok()?.parse().ok()
     })
 }
 
@@ -286,8 +307,8 @@ fn object_on_one_line(bytes: &[u8]) -> Option<Object> {
     let object = serde_json::from_str(text).ok()?;
     // Half a surrogate pair passes where strings are only skipped, and then fails whoever reads the string: with most
     // engines the whole file.
-    let surrogates =
-        [&b"\\ud"[..], b"\\uD"].iter().any(|start| memmem::find(bytes, start).is_some());
+    let surrogates = memchr::memchr_iter(b'\\', bytes)
+        .any(|at| matches!(bytes.get(at + 1..at + 3), Some([b'u', b'd' | b'D'])));
     (!surrogates || serde_json::from_str::<serde_json::Value>(text).is_ok()).then_some(object)
 }
 
