@@ -29,11 +29,13 @@ pub(crate) struct Decision {
     pub(crate) held: usize,
     /// Bytes that may be taken until the next look; none while fetching is paused.
     pub(crate) room: usize,
-    /// Whose batches should be flushed now: the biggest, as many as let fetching go on when they are gone.
+    /// Whose batches should be flushed now: the biggest, as many as bring what is held down to where fetching goes on.
     pub(crate) flush: Vec<TopicPartition>,
 }
 
-/// Pauses at the limit and goes on at three quarters of it, so that it does not flutter.
+/// Has batches flushed from three quarters of the limit on, pauses at the limit, and goes on below three quarters.
+///
+/// So while flushes keep up, nobody waits for them; and a pause does not flutter.
 ///
 /// What is asked to flush counts as held until it is gone. What cannot be flushed now is never waited for: others are
 /// flushed in its place, so that partitions with a failing destination cost the rest memory and nothing else.
@@ -56,8 +58,9 @@ impl Budget {
         let held = holdings.clone().map(|holding| holding.bytes).sum();
         let goes_on = self.limit / 4 * 3;
         self.is_paused = if self.is_paused { held > goes_on } else { held >= self.limit };
-        if !self.is_paused {
-            return Decision { held, room: self.limit.saturating_sub(held), flush: Vec::new() };
+        let room = if self.is_paused { 0 } else { self.limit - held };
+        if held <= goes_on {
+            return Decision { held, room, flush: Vec::new() };
         }
         let (mut stays, mut unasked) = (0, Vec::new());
         for holding in holdings {
@@ -79,7 +82,7 @@ impl Budget {
             stays -= holding.bytes;
             flush.push(holding.partition.clone());
         }
-        Decision { held, room: 0, flush }
+        Decision { held, room, flush }
     }
 }
 
@@ -109,16 +112,17 @@ mod tests {
     }
 
     #[test]
-    fn it_pauses_at_the_limit_flushes_the_biggest_and_resumes_well_below() {
+    fn it_flushes_the_biggest_before_it_pauses_at_the_limit_and_resumes_well_below() {
         let mut budget = Budget::new(100);
         let mut decide = |bytes| decide(&mut budget, &unasked(bytes));
-        assert_eq!(decide([40, 59, 0]), (1, vec![]));
+        assert_eq!(decide([40, 35, 0]), (25, vec![]));
+        assert_eq!(decide([40, 59, 0]), (1, vec![1]));
         assert_eq!(decide([40, 60, 0]), (0, vec![1]));
         assert_eq!(decide([34, 30, 36]), (0, vec![2]));
         assert_eq!(decide([60, 65, 70]), (0, vec![2, 1]));
         assert_eq!(decide([56, 20, 0]), (0, vec![0]));
         assert_eq!(decide([55, 20, 0]), (25, vec![]));
-        assert_eq!(decide([60, 20, 0]), (20, vec![]));
+        assert_eq!(decide([60, 20, 0]), (20, vec![0]));
     }
 
     #[test]
