@@ -1,6 +1,6 @@
 # Every command a developer or a user needs; the work is done by infra/native and infra/check.
 .DEFAULT_GOAL := help
-.PHONY: help build demo demo-pgbench up down clean servers test test-lake test-postgres test-opensearch gauntlet-sinks gauntlet-reader fuzz mutants test-servers test-down bench bench-cdc bench-lake lint fmt reference reference-types \
+.PHONY: help build demo demo-pgbench up down clean servers test test-lake test-postgres test-opensearch gauntlet-sinks gauntlet-reader fuzz mutants test-servers test-down bench bench-cdc bench-sinks bench-lake lint fmt reference reference-types \
 	check-platform check-platform-quick check-readers
 
 help: ## show this list
@@ -64,6 +64,9 @@ bench: ## throughput, CPU and memory as ratios to a bare loop, in release mode
 
 bench-cdc: ## the reader against its targets, in release mode, on servers of its own
 	@infra/native/bench-cdc.sh --json .world-bench/bench-cdc.json
+
+bench-sinks: ## the archive and search sinks against their targets, in release mode, on servers of its own
+	@infra/native/bench-sinks.sh --json .world-bench-sinks/bench-sinks.json
 
 reference: ## write docs/reference anew from the code
 	@for page in config catalog commands metrics; do \

@@ -153,7 +153,7 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
 }
 
 /// What this process has used so far.
-fn cpu_seconds() -> anyhow::Result<f64> {
+pub(crate) fn cpu_seconds() -> anyhow::Result<f64> {
     let usage: Usage = getrusage(UsageWho::RUSAGE_SELF)?;
     let seconds =
         |time: nix::sys::time::TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6;

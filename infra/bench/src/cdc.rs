@@ -13,29 +13,22 @@
 mod copy;
 mod drain;
 mod latency;
-mod report;
-mod stage;
 mod tables;
 
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use serde::Serialize;
 
 use self::drain::Load;
-use self::report::Report;
+use crate::report::Report;
+use crate::stage::Servers;
 
 /// Drains backlogs beside bare loops, and measures latency, memory, copies and starts.
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Postgres; the benchmark creates and drops databases of its own.
-    #[arg(long, env = "TAILWATER_TEST_POSTGRES")]
-    postgres: String,
-    /// Kafka. Topics stay there under the run's name.
-    #[arg(long, env = "TAILWATER_TEST_KAFKA")]
-    brokers: String,
-    /// The `tailwater` binary to measure.
-    #[arg(long, default_value = "target/release/tailwater")]
-    tailwater: PathBuf,
+    #[command(flatten)]
+    servers: Servers,
     /// What to measure; without it everything.
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Suite>,
@@ -71,6 +64,17 @@ pub(crate) struct Options {
     json: Option<PathBuf>,
 }
 
+#[derive(Serialize)]
+struct Sizes {
+    rows: u64,
+    rows_per_transaction: u64,
+    pgbench_transactions: u64,
+    transaction_rows: u64,
+    steady_rows: u64,
+    existing_rows: u64,
+    tables: usize,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Suite {
     /// A backlog of small inserts.
@@ -89,7 +93,16 @@ enum Suite {
 
 /// Measures, prints each line as soon as it is known, and all of them at the end.
 pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
-    let mut report = Report::new(options).await?;
+    let sizes = Sizes {
+        rows: options.rows,
+        rows_per_transaction: options.rows_per_transaction,
+        pgbench_transactions: options.pgbench_transactions,
+        transaction_rows: options.transaction_rows,
+        steady_rows: options.steady_rows,
+        existing_rows: options.existing_rows,
+        tables: options.tables,
+    };
+    let mut report = Report::new(&options.servers, "", options.rounds, sizes).await?;
     let outcome = measure(options, &mut report).await;
     // What was measured before a failure is worth keeping.
     report.print();
@@ -104,7 +117,7 @@ async fn measure(options: &Options, report: &mut Report) -> anyhow::Result<()> {
         if !options.only.is_empty() && !options.only.contains(suite) {
             continue;
         }
-        report.begin(*suite);
+        report.begin(suite);
         match suite {
             Suite::Rows => {
                 let load = Load::Rows { rows: options.rows, each: options.rows_per_transaction };

@@ -3,6 +3,7 @@
 //! ```text
 //!  line ─▶ first copy, reader, archive and search sink, once each
 //!  cdc ──▶ the reader alone, against its targets: rounds, medians, a verdict for each line
+//!  sinks ▶ the archive and search sinks alone, in the same way
 //! ```
 //!
 //! CPU-seconds and peak memory are read from the kernel for the measured process alone. The machine's other
@@ -14,6 +15,9 @@ mod cdc;
 mod line;
 mod postgres;
 mod process;
+mod report;
+mod sinks;
+mod stage;
 
 use clap::Parser;
 
@@ -25,9 +29,14 @@ enum Cli {
     Line(line::Options),
     /// The reader against bare loops and against its targets, in rounds.
     Cdc(cdc::Options),
+    /// The archive and search sinks against bare loops and against their targets, in rounds.
+    Sinks(sinks::Options),
     /// One bare loop; `cdc` starts these in processes of their own.
     #[command(hide = true)]
     Bare(bare::Options),
+    /// One bare loop; `sinks` starts these in processes of their own.
+    #[command(hide = true)]
+    BareSink(sinks::bare::Options),
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -35,6 +44,8 @@ async fn main() -> anyhow::Result<()> {
     match Cli::parse() {
         Cli::Line(options) => line::run(&options).await,
         Cli::Cdc(options) => cdc::run(&options).await,
+        Cli::Sinks(options) => sinks::run(&options).await,
         Cli::Bare(options) => bare::run(&options).await,
+        Cli::BareSink(options) => sinks::bare::run(&options).await,
     }
 }

@@ -52,6 +52,13 @@ impl Cost {
     }
 }
 
+/// A run that fails leaves nothing behind.
+impl Drop for Measured {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+    }
+}
+
 impl Measured {
     /// Starts a process; what it says goes to `log`.
     pub(crate) fn start(command: &mut Command, log: &Path) -> anyhow::Result<Self> {
@@ -91,9 +98,19 @@ impl Measured {
         })
     }
 
+    /// Asks it to drain.
+    pub(crate) fn ask_to_drain(&self) -> anyhow::Result<()> {
+        Ok(kill(Pid::from_raw(self.child.id().try_into()?), Signal::SIGTERM)?)
+    }
+
     /// Asks it to drain and waits.
-    pub(crate) fn stop(mut self) -> anyhow::Result<()> {
-        kill(Pid::from_raw(self.child.id().try_into()?), Signal::SIGTERM)?;
+    pub(crate) fn stop(self) -> anyhow::Result<()> {
+        self.ask_to_drain()?;
+        self.until_ended()
+    }
+
+    /// Waits for one that was asked to drain.
+    pub(crate) fn until_ended(mut self) -> anyhow::Result<()> {
         let asked = Instant::now();
         while self.child.try_wait()?.is_none() {
             if asked.elapsed() > DRAIN_MAX {

@@ -6,10 +6,10 @@ use anyhow::Context;
 use tokio::time::sleep;
 
 use super::Options;
-use super::report::{Report, Target};
-use super::stage::{PARTITIONS, Stage, Table};
 use crate::bare::Outcome;
 use crate::process::Cost;
+use crate::report::{Report, Target};
+use crate::stage::{Further, PARTITIONS, Stage, Table};
 
 /// How many connections read at once: one, which the target is about, and as many as the reader takes by itself.
 const WORKERS: [u64; 2] = [1, 4];
@@ -27,7 +27,7 @@ struct Round {
 
 pub(super) async fn measure(options: &Options, report: &mut Report) -> anyhow::Result<()> {
     let ddl = "create table existing (id bigint primary key, kind int, at timestamptz, body text)";
-    let stage = Stage::create(options, "copy", ddl).await?;
+    let stage = Stage::create(&options.servers, "copy", ddl).await?;
     let outcome = copies(options, &stage, report).await;
     stage.remove().await?;
     outcome
@@ -73,7 +73,11 @@ async fn round(
         stage.bare(&["copy", "--table", "existing", "--pages", pages, "--workers", &count]).await?;
     let table = Table { name: "existing", partitions: PARTITIONS, key: "" };
     let reader = format!(", copy_workers: {workers}");
-    let pipeline = stage.pipeline(&format!("_{workers}_{number}"), &[table], &reader)?;
+    let pipeline = stage.pipeline(
+        &format!("_{workers}_{number}"),
+        &[table],
+        Further { reader: &reader, ..Further::default() },
+    )?;
     let mut process = pipeline.start(&["cdc", "run"])?;
     let mut first = None;
     let written = pipeline.written("existing")?;

@@ -11,11 +11,11 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::Options;
-use super::report::{Report, Target};
-use super::stage::{PARTITIONS, Pipeline, Stage, Table};
 use crate::bare::{Outcome, write_records};
 use crate::postgres::client_path;
 use crate::process::Cost;
+use crate::report::{Report, Target};
+use crate::stage::{Further, PARTITIONS, Pipeline, Stage, Table};
 
 /// What the backlog consists of.
 #[derive(Clone, Copy)]
@@ -57,7 +57,7 @@ pub(super) async fn measure(
         Load::Pgbench { .. } => "create table spare (id bigint primary key);".to_owned(),
         _ => format!("{ROWS} create table spare (id bigint primary key);"),
     };
-    let stage = Stage::create(options, load.name(), &ddl).await?;
+    let stage = Stage::create(&options.servers, load.name(), &ddl).await?;
     let rounds = match load {
         Load::Transaction { .. } => 1,
         _ => options.rounds,
@@ -71,7 +71,7 @@ pub(super) async fn measure(
 async fn drain(stage: &Stage, load: Load, rounds: usize) -> anyhow::Result<Vec<Round>> {
     load.prepare(stage).await?;
     let tables = load.tables();
-    let pipeline = stage.pipeline("", &tables, "")?;
+    let pipeline = stage.pipeline("", &tables, Further::default())?;
     stage.settle(&pipeline).await?;
     let (drops, sends) =
         (format!("{}_drops", pipeline.slot()), format!("{}_sends", pipeline.slot()));

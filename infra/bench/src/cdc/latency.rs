@@ -15,9 +15,9 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use super::Options;
-use super::report::{Report, Target};
-use super::stage::{PARTITIONS, Pipeline, Stage, Table};
 use crate::postgres::connect;
+use crate::report::{Report, Target};
+use crate::stage::{Further, PARTITIONS, Pipeline, Stage, Table};
 
 /// Connections that write.
 const WRITERS: u64 = 4;
@@ -42,7 +42,7 @@ type Seen = (i64, Instant);
 
 pub(super) async fn measure(options: &Options, report: &mut Report) -> anyhow::Result<()> {
     let ddl = "create table events (id bigint primary key, at timestamptz, body text)";
-    let stage = Stage::create(options, "latency", ddl).await?;
+    let stage = Stage::create(&options.servers, "latency", ddl).await?;
     let outcome = follow(options, &stage, report).await;
     stage.remove().await?;
     outcome
@@ -50,7 +50,7 @@ pub(super) async fn measure(options: &Options, report: &mut Report) -> anyhow::R
 
 async fn follow(options: &Options, stage: &Stage, report: &mut Report) -> anyhow::Result<()> {
     let table = Table { name: "events", partitions: PARTITIONS, key: "" };
-    let pipeline = stage.pipeline("", &[table], "")?;
+    let pipeline = stage.pipeline("", &[table], Further::default())?;
     stage.settle(&pipeline).await?;
     let mut reader = pipeline.start(&["cdc", "run"])?;
     stage.until_ready(&pipeline, &mut reader).await?;

@@ -3,8 +3,8 @@
 use std::time::Instant;
 
 use super::Options;
-use super::report::{Report, Target};
-use super::stage::{Stage, Table};
+use crate::report::{Report, Target};
+use crate::stage::{Further, Stage, Table};
 
 /// A start within ten seconds.
 const START: Target = Target::AtMost(10.0);
@@ -17,7 +17,7 @@ pub(super) async fn measure(options: &Options, report: &mut Report) -> anyhow::R
          end loop; end $$",
         options.tables
     );
-    let stage = Stage::create(options, "tables", &ddl).await?;
+    let stage = Stage::create(&options.servers, "tables", &ddl).await?;
     let outcome = starts(options, &stage, report).await;
     stage.remove().await?;
     outcome
@@ -28,7 +28,7 @@ async fn starts(options: &Options, stage: &Stage, report: &mut Report) -> anyhow
     let tables: Vec<Table<'_>> =
         names.iter().map(|name| Table { name, partitions: 1, key: "" }).collect();
     let began = Instant::now();
-    let pipeline = stage.pipeline("", &tables, "")?;
+    let pipeline = stage.pipeline("", &tables, Further::default())?;
     report.add("apply of all topics", "s", vec![began.elapsed().as_secs_f64()], None);
 
     let mut reader = pipeline.start(&["cdc", "run"])?;

@@ -6,38 +6,27 @@ use anyhow::Context;
 use clap::ValueEnum;
 use serde::Serialize;
 
-use super::{Options, Suite};
 use crate::postgres::connect;
+use crate::stage::Servers;
 
 /// All lines, and where they were measured.
 #[derive(Serialize)]
-pub(super) struct Report {
-    postgres: String,
+pub(crate) struct Report {
+    servers: String,
     tailwater: String,
     cores: usize,
     rounds: usize,
-    sizes: Sizes,
+    sizes: serde_json::Value,
     /// Processes that wanted a core in the last minute, at the beginning and at the end.
     load: (f64, f64),
     lines: Vec<Line>,
     #[serde(skip)]
-    suite: &'static str,
-}
-
-#[derive(Serialize)]
-struct Sizes {
-    rows: u64,
-    rows_per_transaction: u64,
-    pgbench_transactions: u64,
-    transaction_rows: u64,
-    steady_rows: u64,
-    existing_rows: u64,
-    tables: usize,
+    suite: String,
 }
 
 #[derive(Serialize)]
 struct Line {
-    suite: &'static str,
+    suite: String,
     what: String,
     unit: &'static str,
     median: f64,
@@ -51,58 +40,51 @@ struct Line {
 /// What a median should be.
 #[derive(Clone, Copy, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Target {
+pub(crate) enum Target {
     AtLeast(f64),
     AtMost(f64),
 }
 
 impl Report {
-    pub(super) async fn new(options: &Options) -> anyhow::Result<Self> {
-        let client = connect(&options.postgres).await?;
-        let version = std::process::Command::new(&options.tailwater).arg("--version").output();
+    /// `servers` are those that take part besides, as a reader of the report wants them named.
+    pub(crate) async fn new(
+        at: &Servers,
+        servers: &str,
+        rounds: usize,
+        sizes: impl Serialize,
+    ) -> anyhow::Result<Self> {
+        let client = connect(&at.postgres).await?;
+        let version = std::process::Command::new(&at.tailwater).arg("--version").output();
         let version = version.with_context(|| {
             format!(
                 "`{}` is not built; run `cargo build --release -p tailwater`",
-                options.tailwater.display()
+                at.tailwater.display()
             )
         })?;
+        let postgres: String = client.query_one("show server_version", &[]).await?.get(0);
         Ok(Self {
-            postgres: client.query_one("show server_version", &[]).await?.get(0),
+            servers: format!("PostgreSQL {postgres}{servers}"),
             tailwater: String::from_utf8_lossy(&version.stdout).trim().to_owned(),
             cores: std::thread::available_parallelism()?.get(),
-            rounds: options.rounds,
-            sizes: Sizes {
-                rows: options.rows,
-                rows_per_transaction: options.rows_per_transaction,
-                pgbench_transactions: options.pgbench_transactions,
-                transaction_rows: options.transaction_rows,
-                steady_rows: options.steady_rows,
-                existing_rows: options.existing_rows,
-                tables: options.tables,
-            },
+            rounds,
+            sizes: serde_json::to_value(sizes)?,
             load: (load(), 0.0),
             lines: Vec::new(),
-            suite: "",
+            suite: String::new(),
         })
     }
 
     /// Lines that follow belong to this suite.
-    pub(super) fn begin(&mut self, suite: Suite) {
-        self.suite = match suite {
-            Suite::Rows => "rows",
-            Suite::Pgbench => "pgbench",
-            Suite::Transaction => "transaction",
-            Suite::Latency => "latency",
-            Suite::Copy => "copy",
-            Suite::Tables => "tables",
-        };
-        let place = Suite::value_variants().iter().position(|other| *other == suite);
-        let count = Suite::value_variants().len();
+    pub(crate) fn begin<S: ValueEnum + PartialEq>(&mut self, suite: &S) {
+        let value = suite.to_possible_value();
+        self.suite = value.map(|value| value.get_name().to_owned()).unwrap_or_default();
+        let place = S::value_variants().iter().position(|other| other == suite);
+        let count = S::value_variants().len();
         eprintln!("{} ({} of {count})", self.suite, place.unwrap_or_default() + 1);
     }
 
     /// A figure of each round. Nothing is added without one.
-    pub(super) fn add(
+    pub(crate) fn add(
         &mut self,
         what: impl Into<String>,
         unit: &'static str,
@@ -118,7 +100,7 @@ impl Report {
             Target::AtMost(bound) => median <= bound,
         });
         self.lines.push(Line {
-            suite: self.suite,
+            suite: self.suite.clone(),
             what: what.into(),
             unit,
             median,
@@ -129,11 +111,11 @@ impl Report {
     }
 
     /// The table.
-    pub(super) fn print(&mut self) {
+    pub(crate) fn print(&mut self) {
         self.load.1 = load();
         println!(
-            "{} on PostgreSQL {}, {} cores, {} rounds, load {:.1} at the beginning and {:.1} at the end",
-            self.tailwater, self.postgres, self.cores, self.rounds, self.load.0, self.load.1
+            "{} on {}, {} cores, {} rounds, load {:.1} at the beginning and {:.1} at the end",
+            self.tailwater, self.servers, self.cores, self.rounds, self.load.0, self.load.1
         );
         println!();
         println!("| | | median | least | most | target | |");
@@ -143,7 +125,7 @@ impl Report {
         }
     }
 
-    pub(super) fn write(&self, path: &Path) -> anyhow::Result<()> {
+    pub(crate) fn write(&self, path: &Path) -> anyhow::Result<()> {
         let json = serde_json::to_string_pretty(self)?;
         std::fs::write(path, json + "\n").with_context(|| format!("writing {}", path.display()))
     }
@@ -187,7 +169,7 @@ fn figure(value: f64) -> String {
 }
 
 /// The middle one, or the mean of the two in the middle.
-pub(super) fn median(values: &[f64]) -> f64 {
+pub(crate) fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     let middle = sorted.len() / 2;

@@ -7,6 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
+use clap::Args;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -14,7 +15,6 @@ use tokio::time::sleep;
 use tokio_postgres::Client;
 use tokio_postgres::config::Host;
 
-use super::Options;
 use crate::bare::Outcome;
 use crate::postgres::connect;
 use crate::process::{Cost, Measured};
@@ -25,10 +25,35 @@ const KAFKA_WAIT: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Partitions of topics, where there are few of them.
-pub(super) const PARTITIONS: i32 = 3;
+pub(crate) const PARTITIONS: i32 = 3;
+
+/// The servers of every suite, and what is measured on them.
+#[derive(Args)]
+pub(crate) struct Servers {
+    /// Postgres; the benchmark creates and drops databases of its own.
+    #[arg(long, env = "TAILWATER_TEST_POSTGRES")]
+    pub(crate) postgres: String,
+    /// Kafka. Topics stay there under the run's name.
+    #[arg(long, env = "TAILWATER_TEST_KAFKA")]
+    pub(crate) brokers: String,
+    /// The `tailwater` binary to measure.
+    #[arg(long, default_value = "target/release/tailwater")]
+    pub(crate) tailwater: PathBuf,
+}
+
+/// What a pipeline's configuration says besides where its servers are.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Further<'a> {
+    /// More of the section `reader`, each with a comma before it.
+    pub(crate) reader: &'a str,
+    /// More sections, each on a line.
+    pub(crate) sections: &'a str,
+    /// More documents of the catalog, each with a line of `---` before it.
+    pub(crate) catalog: &'a str,
+}
 
 /// A database of one suite.
-pub(super) struct Stage {
+pub(crate) struct Stage {
     name: String,
     folder: PathBuf,
     tailwater: PathBuf,
@@ -40,7 +65,7 @@ pub(super) struct Stage {
 }
 
 /// A pipeline over the database of a stage, with a folder for its configuration.
-pub(super) struct Pipeline {
+pub(crate) struct Pipeline {
     name: String,
     folder: PathBuf,
     tailwater: PathBuf,
@@ -50,13 +75,13 @@ pub(super) struct Pipeline {
 
 impl Stage {
     /// Creates the database with these tables, and `warm`, whose commits mark places.
-    pub(super) async fn create(options: &Options, suite: &str, ddl: &str) -> anyhow::Result<Self> {
+    pub(crate) async fn create(servers: &Servers, suite: &str, ddl: &str) -> anyhow::Result<Self> {
         let name = format!("bench_{}_{suite}", std::process::id());
         let folder = std::env::temp_dir().join(&name);
         std::fs::create_dir_all(&folder)?;
-        let admin = connect(&options.postgres).await?;
+        let admin = connect(&servers.postgres).await?;
         admin.batch_execute(&format!("create database {name}")).await?;
-        let url = format!("{}/{name}", options.postgres.trim_end_matches('/'));
+        let url = format!("{}/{name}", servers.postgres.trim_end_matches('/'));
         let client = connect(&url).await?;
         client
             .batch_execute("create table warm (id bigint generated always as identity primary key)")
@@ -65,9 +90,9 @@ impl Stage {
         Ok(Self {
             name,
             folder,
-            tailwater: options.tailwater.canonicalize()?,
-            brokers: options.brokers.clone(),
-            server: options.postgres.clone(),
+            tailwater: servers.tailwater.canonicalize()?,
+            brokers: servers.brokers.clone(),
+            server: servers.postgres.clone(),
             url,
             admin,
             client,
@@ -75,11 +100,11 @@ impl Stage {
     }
 
     /// Writes the configuration of a pipeline that takes `tables` (and `warm`), and applies it.
-    pub(super) fn pipeline(
+    pub(crate) fn pipeline(
         &self,
         suffix: &str,
         tables: &[Table<'_>],
-        reader: &str,
+        further: Further<'_>,
     ) -> anyhow::Result<Pipeline> {
         let name = format!("{}{suffix}", self.name);
         let folder = self.folder.join(&name);
@@ -99,14 +124,14 @@ impl Stage {
                 "pipeline: {name}\n\
                  postgres: {{ host: {host}, port: {port}, user: {user}, database: {} }}\n\
                  kafka: {{ brokers: \"{}\" }}\n\
-                 reader: {{ admin: \"{admin}\"{reader} }}\n",
-                self.name, self.brokers
+                 reader: {{ admin: \"{admin}\"{} }}\n{}",
+                self.name, self.brokers, further.reader, further.sections
             ),
         )?;
         let warm = Table { name: "warm", partitions: 1, key: "" };
         let catalog: Vec<String> =
             tables.iter().chain([&warm]).map(|table| table.declared(&name)).collect();
-        write(&folder.join("catalog/bench.yaml"), &catalog.join("---\n"))?;
+        write(&folder.join("catalog/bench.yaml"), &(catalog.join("---\n") + further.catalog))?;
         let pipeline = Pipeline {
             name,
             folder,
@@ -119,18 +144,18 @@ impl Stage {
     }
 
     /// Runs statements.
-    pub(super) async fn sql(&self, statements: &str) -> anyhow::Result<()> {
+    pub(crate) async fn sql(&self, statements: &str) -> anyhow::Result<()> {
         Ok(self.client.batch_execute(statements).await?)
     }
 
     /// Asks for one value.
-    pub(super) async fn ask(&self, select: &str) -> anyhow::Result<String> {
+    pub(crate) async fn ask(&self, select: &str) -> anyhow::Result<String> {
         Ok(self.client.query_one(select, &[]).await?.get(0))
     }
 
     /// Commits a row into `warm` after all that was committed before; answers a position that lies ahead of it and
     /// behind everything else.
-    pub(super) async fn mark(&self) -> anyhow::Result<String> {
+    pub(crate) async fn mark(&self) -> anyhow::Result<String> {
         let position = self.ask("select pg_current_wal_insert_lsn()::text").await?;
         self.sql("insert into warm default values").await?;
         Ok(position)
@@ -144,7 +169,7 @@ impl Stage {
     }
 
     /// Starts the reader for the first time, without the rows that are there already, and ends it when its slot stands.
-    pub(super) async fn settle(&self, pipeline: &Pipeline) -> anyhow::Result<()> {
+    pub(crate) async fn settle(&self, pipeline: &Pipeline) -> anyhow::Result<()> {
         let mut reader = pipeline.start(&["cdc", "run", "--from-now"])?;
         self.until_ready(pipeline, &mut reader).await?;
         let mark = self.mark().await?;
@@ -153,7 +178,7 @@ impl Stage {
     }
 
     /// Waits until the reader says that it is ready.
-    pub(super) async fn until_ready(
+    pub(crate) async fn until_ready(
         &self,
         pipeline: &Pipeline,
         reader: &mut Measured,
@@ -166,13 +191,13 @@ impl Stage {
     }
 
     /// Makes a slot for a bare loop.
-    pub(super) async fn make_slot(&self, slot: &str) -> anyhow::Result<()> {
+    pub(crate) async fn make_slot(&self, slot: &str) -> anyhow::Result<()> {
         let make = format!("select pg_create_logical_replication_slot('{slot}', 'pgoutput')");
         self.sql(&make).await
     }
 
     /// Drops a slot as soon as nobody reads it.
-    pub(super) async fn drop_slot(&self, slot: &str) -> anyhow::Result<()> {
+    pub(crate) async fn drop_slot(&self, slot: &str) -> anyhow::Result<()> {
         let drop = format!("select pg_drop_replication_slot('{slot}')");
         for _ in 0..100 {
             if self.sql(&drop).await.is_ok() {
@@ -184,7 +209,7 @@ impl Stage {
     }
 
     /// The reader, from its first byte of WAL until its slot is confirmed beyond the mark.
-    pub(super) async fn drain(&self, pipeline: &Pipeline, mark: &str) -> anyhow::Result<Cost> {
+    pub(crate) async fn drain(&self, pipeline: &Pipeline, mark: &str) -> anyhow::Result<Cost> {
         let mut reader = pipeline.start(&["cdc", "run"])?;
         self.until_read(pipeline, &mut reader).await?;
         let before = reader.cost()?;
@@ -195,7 +220,7 @@ impl Stage {
     }
 
     /// Waits until the server streams to the reader.
-    pub(super) async fn until_read(
+    pub(crate) async fn until_read(
         &self,
         pipeline: &Pipeline,
         reader: &mut Measured,
@@ -209,7 +234,7 @@ impl Stage {
         Ok(())
     }
 
-    pub(super) async fn until_confirmed(
+    pub(crate) async fn until_confirmed(
         &self,
         pipeline: &Pipeline,
         reader: &mut Measured,
@@ -224,7 +249,7 @@ impl Stage {
     }
 
     /// Runs a bare loop in a process of its own.
-    pub(super) async fn bare(&self, arguments: &[&str]) -> anyhow::Result<Outcome> {
+    pub(crate) async fn bare(&self, arguments: &[&str]) -> anyhow::Result<Outcome> {
         let output = tokio::process::Command::new(std::env::current_exe()?)
             .args(["bare", "--postgres", &self.url])
             .args(arguments)
@@ -239,18 +264,23 @@ impl Stage {
         Ok(serde_json::from_slice(&output.stdout)?)
     }
 
+    /// The pipeline's name, when it has no suffix, and the beginning of all names.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// The database, for programs that take it so.
-    pub(super) fn url(&self) -> &str {
+    pub(crate) fn url(&self) -> &str {
         &self.url
     }
 
     /// Where files of this suite go.
-    pub(super) fn folder(&self) -> &Path {
+    pub(crate) fn folder(&self) -> &Path {
         &self.folder
     }
 
     /// Drops what the suite made in Postgres and on disk. Topics stay.
-    pub(super) async fn remove(self) -> anyhow::Result<()> {
+    pub(crate) async fn remove(self) -> anyhow::Result<()> {
         drop(self.client);
         let slots = "select slot_name::text from pg_replication_slots where database = $1";
         for row in self.admin.query(slots, &[&self.name]).await? {
@@ -265,22 +295,22 @@ impl Stage {
 
 /// A table to capture.
 #[derive(Clone, Copy)]
-pub(super) struct Table<'a> {
-    pub(super) name: &'a str,
-    pub(super) partitions: i32,
+pub(crate) struct Table<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) partitions: i32,
     /// Columns of the key, where the table has no primary key.
-    pub(super) key: &'a str,
+    pub(crate) key: &'a str,
 }
 
 /// The ends of a table's topic. Made once, because a client for every look would be most of what the machine does.
-pub(super) struct Written {
+pub(crate) struct Written {
     consumer: BaseConsumer,
     topic: String,
 }
 
 impl Written {
     /// How many offsets are taken, markers of transactions among them.
-    pub(super) fn offsets(&self) -> anyhow::Result<u64> {
+    pub(crate) fn offsets(&self) -> anyhow::Result<u64> {
         let mut asked = TopicPartitionList::new();
         for partition in 0..PARTITIONS {
             asked.add_partition_offset(&self.topic, partition, Offset::End)?;
@@ -307,36 +337,41 @@ impl Table<'_> {
 }
 
 impl Pipeline {
-    pub(super) fn slot(&self) -> String {
+    pub(crate) fn slot(&self) -> String {
         format!("tailwater_{}", self.name)
     }
 
-    pub(super) fn publication(&self) -> String {
+    pub(crate) fn publication(&self) -> String {
         format!("tailwater_{}_changes", self.name)
     }
 
-    pub(super) fn topic(&self, table: &str) -> String {
+    pub(crate) fn topic(&self, table: &str) -> String {
         format!("{}.{table}", self.name)
     }
 
-    pub(super) fn brokers(&self) -> &str {
+    pub(crate) fn brokers(&self) -> &str {
         &self.brokers
     }
 
-    pub(super) fn start(&self, arguments: &[&str]) -> anyhow::Result<Measured> {
+    pub(crate) fn start(&self, arguments: &[&str]) -> anyhow::Result<Measured> {
         let mut command = Command::new(&self.tailwater);
         command.current_dir(&self.folder).args(arguments);
         Measured::start(&mut command, &self.log())
     }
 
-    /// Fails when the reader is no longer there.
-    pub(super) fn check(&self, reader: &mut Measured) -> anyhow::Result<()> {
-        if reader.is_running()? {
+    /// Fails when a process is no longer there.
+    pub(crate) fn check(&self, process: &mut Measured) -> anyhow::Result<()> {
+        if process.is_running()? {
             return Ok(());
         }
+        bail!("`tailwater` ended:\n{}", self.said())
+    }
+
+    /// The last that its processes said.
+    pub(crate) fn said(&self) -> String {
         let log = std::fs::read_to_string(self.log()).unwrap_or_default();
         let end: Vec<&str> = log.lines().rev().take(5).collect();
-        bail!("the reader ended:\n{}", end.into_iter().rev().collect::<Vec<_>>().join("\n"))
+        end.into_iter().rev().collect::<Vec<_>>().join("\n")
     }
 
     /// Whether the reader says that it is ready.
@@ -353,13 +388,13 @@ impl Pipeline {
     }
 
     /// To look how much of a table has been written.
-    pub(super) fn written(&self, table: &str) -> anyhow::Result<Written> {
+    pub(crate) fn written(&self, table: &str) -> anyhow::Result<Written> {
         let consumer = ClientConfig::new().set("bootstrap.servers", &self.brokers).create()?;
         Ok(Written { consumer, topic: self.topic(table) })
     }
 
     fn log(&self) -> PathBuf {
-        self.folder.join("reader.log")
+        self.folder.join("tailwater.log")
     }
 
     fn run(&self, arguments: &[&str]) -> anyhow::Result<()> {
