@@ -43,7 +43,7 @@ async fn rounds(options: &Options, scene: &Scene) -> anyhow::Result<Vec<Round>> 
     for number in 0..options.rounds {
         let everything = bare(options, scene, "everything").await?;
         let name = sink(number);
-        let sink = run::sink(scene, &name, LOOK_EVERY).await?;
+        let sink = run::archive(scene, &name, LOOK_EVERY).await?;
         let (stored, _) = scene.stored(&format!("{name}/"), ".gz").await?;
         scene.empty(&format!("{name}/")).await?;
         let values = bare(options, scene, "values").await?;

@@ -69,6 +69,7 @@ async fn catch_up(scene: &Scene) -> anyhow::Result<([f64; 2], [Vec<f64>; 2], Cos
             last = now;
         }
     }
+    run::until_committed(scene, &mut process, SINKS[1]).await?;
     let cost = run::drain(scene, process, &SINKS).await?;
     Ok((arrived, paces, cost))
 }

@@ -35,7 +35,7 @@ pub(super) async fn measure(options: &Options, report: &mut Report) -> anyhow::R
 }
 
 async fn catch_up(scene: &Scene) -> anyhow::Result<(Run, usize)> {
-    let run = run::sink(scene, SINK, LOOK_EVERY).await?;
+    let run = run::archive(scene, SINK, LOOK_EVERY).await?;
     let (_, objects) = scene.stored(&format!("{SINK}/"), ".gz").await?;
     eprintln!("  {:.0} MiB at most, {:.0} s", run.cost.peak_mib, run.cost.seconds);
     Ok((run, objects))

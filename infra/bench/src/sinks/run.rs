@@ -24,13 +24,41 @@ pub(super) struct Run {
     pub(super) cost: Cost,
 }
 
-/// Runs one sink over the whole topic, and drains it when it has taken everything.
-pub(super) async fn sink(scene: &Scene, name: &str, look_every: Duration) -> anyhow::Result<Run> {
+/// Runs an archive over the whole topic, and drains it when it has taken everything.
+pub(super) async fn archive(
+    scene: &Scene,
+    name: &str,
+    look_every: Duration,
+) -> anyhow::Result<Run> {
     let mut process = scene.pipeline.start(&["sinks", "run", name])?;
     let began = until_taken(scene, &mut process, name, 1, LOOK_EVERY).await?;
     until_taken(scene, &mut process, name, scene.records, look_every).await?;
     let ended = drain(scene, process, &[name]).await?;
     Ok(Run { start_seconds: began.seconds, cost: ended.since(began) })
+}
+
+/// Runs a search sink over the whole topic, until it has committed everything by itself.
+pub(super) async fn search(scene: &Scene, name: &str) -> anyhow::Result<Run> {
+    let mut process = scene.pipeline.start(&["sinks", "run", name])?;
+    let began = until_taken(scene, &mut process, name, 1, LOOK_EVERY).await?;
+    let ended = until_committed(scene, &mut process, name).await?;
+    drain(scene, process, &[name]).await?;
+    Ok(Run { start_seconds: began.seconds, cost: ended.since(began) })
+}
+
+/// Waits until a sink has committed everything. Where a destination is slow, records wait in queues when all are taken, and a
+/// drain would leave them there; but its batches close by themselves soon.
+pub(super) async fn until_committed(
+    scene: &Scene,
+    process: &mut Measured,
+    name: &str,
+) -> anyhow::Result<Cost> {
+    let commits = scene.commits(name)?;
+    while !commits.are_complete()? {
+        scene.pipeline.check(process)?;
+        sleep(LOOK_EVERY).await;
+    }
+    process.cost()
 }
 
 /// Waits until a sink has taken so many records.

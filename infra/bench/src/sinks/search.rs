@@ -13,7 +13,6 @@ use super::scene::{Declared, MAPPING, Scene, remove_index};
 use crate::report::{Report, Target};
 use crate::stage::PARTITIONS;
 
-const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// The default of `sinks.memory`.
 const MEMORY_MIB: u64 = 64;
 /// Between two loops: the server gives up what the last one left.
@@ -71,7 +70,7 @@ async fn rounds(options: &Options, scene: &Scene) -> anyhow::Result<Vec<Round>> 
 }
 
 async fn indexed(options: &Options, scene: &Scene, name: &str) -> anyhow::Result<Run> {
-    let run = run::sink(scene, name, LOOK_EVERY).await?;
+    let run = run::search(scene, name).await?;
     let alias = scene.alias(name);
     is_whole(options, &alias, scene.records).await?;
     remove_index(&options.opensearch, &format!("{alias}-*")).await?;
