@@ -222,6 +222,7 @@ mod tests {
                 "sinks apply",
                 "sinks describe",
                 "sinks diff",
+                "sinks explain",
                 "sinks gap",
                 "sinks list",
                 "sinks pause",
