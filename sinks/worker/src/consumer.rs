@@ -73,6 +73,8 @@ pub(crate) struct Fetcher<S: Sink, D: DeadLetters> {
     /// The last partition that was given records before there was no more room; those behind it come first.
     cut: Option<TopicPartition>,
     questions: Vec<JoinHandle<()>>,
+    /// Nobody wants to know any more. Whoever asks holds the client, which leaves the group when nobody does.
+    asked_enough: CancellationToken,
     committing: Option<JoinHandle<()>>,
     looked_at: Instant,
 }
@@ -102,6 +104,7 @@ impl<S: Sink, D: DeadLetters> Fetcher<S, D> {
             held: 0,
             cut: None,
             questions: Vec::new(),
+            asked_enough: CancellationToken::new(),
             committing: None,
             looked_at: Instant::now(),
         })
@@ -310,10 +313,13 @@ impl<S: Sink, D: DeadLetters> Fetcher<S, D> {
             }
         }
         for asked in away.chunks(away.len().div_ceil(threads.get()).max(1)) {
-            let asked = asked.to_vec();
+            let (asked, enough) = (asked.to_vec(), self.asked_enough.clone());
             let (consumer, mailbox) = (self.consumer.clone(), self.mailbox.clone());
             self.questions.push(tasks.spawn_blocking(move || {
                 for (id, assignment) in asked {
+                    if enough.is_cancelled() {
+                        break;
+                    }
                     let ends = consumer.fetch_watermarks(id.topic.as_str(), id.partition, ASK);
                     let said = Said::Ends(ends.map_err(|error| error.to_string()));
                     mailbox.answer(Answer { id, assignment, said });
@@ -406,6 +412,7 @@ impl<S: Sink, D: DeadLetters> Fetcher<S, D> {
     }
 
     fn drain(&mut self, grace: Duration) -> Result<(), WorkerError> {
+        self.asked_enough.cancel();
         let consumer = self.consumer.clone();
         let assignment = &consumer.context().0;
         let mut ids = Vec::new();
@@ -424,7 +431,7 @@ impl<S: Sink, D: DeadLetters> Fetcher<S, D> {
         let committed = assignment.commit_now(offsets, LAST_COMMIT);
         consumer.unsubscribe();
         self.queues.clear();
-        // They hold the client, which leaves the group when nobody does.
+        // Each is at its last question by now.
         let questions = std::mem::take(&mut self.questions);
         questions.into_iter().for_each(|question| self.wait_for(Some(question), ASK));
         self.show(0, false, 0);
