@@ -8,6 +8,8 @@ set -euo pipefail
 : "${TAILWATER_POSTGRES_SLOT_WAL:=16GB}"
 : "${TAILWATER_POSTGRES_BUFFERS:=256MB}"
 : "${TAILWATER_KAFKA_HEAP:=512m}"
+# With the tests' half a GiB its circuit breaker refuses requests, and then neither loop is measured.
+: "${TAILWATER_OPENSEARCH_HEAP:=2g}"
 chosen_s3=${TAILWATER_S3:-}
 source "$(dirname "${BASH_SOURCE[0]}")/settings.sh"
 source "$native/servers.sh"
