@@ -44,7 +44,7 @@ struct State {
     poison: BTreeSet<i64>,
     taken: usize,
     holds: Weak<()>,
-    held: usize,
+    held: BTreeSet<TopicPartition>,
 }
 
 impl MemorySink {
@@ -80,9 +80,9 @@ impl MemorySink {
         hold
     }
 
-    /// Whether a flush has been held up.
-    pub fn is_held(&self) -> bool {
-        self.state().held > 0
+    /// How many partitions' flushes have been held up.
+    pub fn held(&self) -> usize {
+        self.state().held.len()
     }
 
     /// The offsets stored for a partition.
@@ -159,7 +159,7 @@ impl Writer for MemoryWriter {
 
     async fn flush(&mut self, next: i64) -> Result<Flushed, SinkError> {
         while self.sink.state().holds.strong_count() > 0 {
-            self.sink.state().held += 1;
+            self.sink.state().held.insert(self.partition.clone());
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         let fault = self.sink.state().faults.pop_front();
