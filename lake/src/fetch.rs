@@ -8,14 +8,13 @@
 //! Whichever worker is free takes the next piece, so one large segment keeps all of them busy.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use bytes::Bytes;
 use datafusion::common::runtime::SpawnedTask;
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use libdeflater::Decompressor;
-use tailwater_runtime::{Classify, ErrorClass};
 use tailwater_sinks_archive::segment::Chunk;
 use tailwater_sinks_archive::{Store, StoreError};
 
@@ -28,9 +27,6 @@ use crate::wanted::Wanted;
 const PIECE_BYTES: u64 = 4 << 20;
 /// Filters that may be under way at once.
 const FILTERS: usize = 16;
-/// How often an unanswered request is made again, and how long is waited before the first time.
-const RETRIES: u32 = 3;
-const RETRY_DELAY: Duration = Duration::from_millis(100);
 /// An empty last block in place of what follows a chunk.
 const END: [u8; 5] = [0x01, 0x00, 0x00, 0xFF, 0xFF];
 
@@ -234,20 +230,8 @@ impl Piece {
     }
 }
 
-/// A range of an object. What was not answered is asked again.
-async fn range(store: &Store, key: &str, range: std::ops::Range<u64>) -> Result<Bytes, FetchError> {
-    let mut tries = 0;
-    loop {
-        match store.get_range(key, range.clone()).await {
-            Ok(Some(bytes)) => return Ok(bytes),
-            Ok(None) => return Err(FetchError::Missing(key.to_owned())),
-            Err(error) if error.class() == ErrorClass::Transient && tries < RETRIES => {
-                tokio::time::sleep(RETRY_DELAY * 4_u32.pow(tries)).await;
-                tries += 1;
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
+async fn range(store: &Store, key: &str, range: Range<u64>) -> Result<Bytes, FetchError> {
+    store.get_range(key, range).await?.ok_or_else(|| FetchError::Missing(key.to_owned()))
 }
 
 /// The lines of one chunk.

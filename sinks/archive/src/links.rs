@@ -20,7 +20,7 @@ use crate::layout::{self, Layout, Place};
 use crate::manifest::{BadObject, Manifest, Summary};
 use crate::metrics;
 use crate::segment::Chunk;
-use crate::store::{Objects, Put, StoreError};
+use crate::store::{Objects, Put, StoreError, again};
 
 const GZIP: &str = "application/gzip";
 const JSON: &str = "application/json";
@@ -183,12 +183,7 @@ impl<S: Objects> Links<S> {
             (self.layout.manifest(place), body.into(), JSON),
         ];
         for (key, body, content_type) in beside {
-            match self.store.create(&key, body, HashMap::new(), content_type).await? {
-                // Whoever was faster has written the same: all of it follows from the object.
-                Put::Created | Put::Taken => {}
-                // Called again, the object turns out to be ours, and the manifest is written then.
-                Put::Conflict(error) | Put::Unclear(error) => return Err(error.into()),
-            }
+            create_beside(&self.store, &key, body, content_type).await?;
         }
         Ok(())
     }
@@ -208,6 +203,23 @@ impl<S: Objects> Links<S> {
             Summary::of_object(&object).map_err(|source| Error::Damaged { key, source })?;
         self.write_manifest(place, link, object.len(), &chunks, &summary).await
     }
+}
+
+/// Creates what follows from an object, and is the same whoever writes it: a key that is taken is as good, and what went
+/// wrong is tried again.
+pub(crate) async fn create_beside<S: Objects>(
+    store: &S,
+    key: &str,
+    body: Bytes,
+    content_type: &str,
+) -> Result<(), StoreError> {
+    again(|| async {
+        match store.create(key, body.clone(), HashMap::new(), content_type).await? {
+            Put::Created | Put::Taken => Ok(()),
+            Put::Conflict(error) | Put::Unclear(error) => Err(error),
+        }
+    })
+    .await
 }
 
 /// SHA-256 in hexadecimal.

@@ -10,7 +10,7 @@
 //! * An object is believed when it matches the hash in its metadata and its lines match its extent. What does not, and
 //!   a manifest whose object has gone, is beyond repair and said; it is evidence, and nothing is removed.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
@@ -18,9 +18,9 @@ use serde::Serialize;
 use tailwater_topics_contract::TopicName;
 
 use crate::layout;
-use crate::links::sha256;
+use crate::links::{create_beside, sha256};
 use crate::manifest::{BadObject, Manifest, Summary};
-use crate::store::{Objects, Put, Store, StoreError};
+use crate::store::{Objects, Store, StoreError};
 use crate::tree::{Finding, Object, REQUESTS, Tree};
 use crate::verify::disagreements;
 
@@ -178,11 +178,8 @@ impl Work<'_> {
             return Ok(());
         }
         if !self.scope.dry_run {
-            match store.create(&key, due, HashMap::new(), content_type).await? {
-                // Taken by the writer whose last link this is, with the same bytes.
-                Put::Created | Put::Taken => {}
-                Put::Conflict(error) | Put::Unclear(error) => return Err(error.into()),
-            }
+            // It may be taken by now, by the writer whose last link this is.
+            create_beside(store, &key, due, content_type).await?;
         }
         self.repaired.made.push(key);
         Ok(())

@@ -2,11 +2,13 @@
 //!
 //! * Every write is conditional and carries a checksum; the client's own retries are off, because a retry that finds
 //!   our first attempt must be told apart from a rival, and only the chain can do that.
-//! * A write without a clear answer says so. Nothing is guessed.
+//! * A write without a clear answer says so. Nothing is guessed. A look without one is asked [`again`].
 //! * Keys that the store does not take may be those of yesterday. Where others can come, that is no refusal.
 
+mod again;
 /// What a failed request means.
 mod failure;
+mod probe;
 mod upload;
 
 use std::collections::HashMap;
@@ -19,20 +21,20 @@ use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{BehaviorVersion, IdentityCache, Region, StalledStreamProtectionConfig};
 use aws_sdk_s3::error::ProvideErrorMetadata;
+use aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Output;
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{
     BucketLocationConstraint, CreateBucketConfiguration, ServerSideEncryption,
 };
 use bytes::Bytes;
-use futures::future::join_all;
 use tailwater_config::S3Config;
 use tailwater_config::s3::Encryption;
 use tailwater_runtime::{Classify, ErrorClass};
 use tailwater_sinks_keys::HeldKeys;
-use uuid::Uuid;
 
+pub(crate) use self::again::again;
 use self::failure::status;
-use self::upload::UPLOADERS;
+use self::probe::{UPLOADERS, WRITERS};
 pub use self::upload::requests;
 use crate::chain::{Link, NotALink};
 
@@ -41,9 +43,6 @@ const REQUEST_MAX: Duration = Duration::from_secs(90);
 const CONNECT_MAX: Duration = Duration::from_secs(5);
 /// The region that is not to be named when a bucket is created in it.
 const FIRST_REGION: &str = "us-east-1";
-/// Writers of the probe: all but the last race. Two are enough to show a store that checks before it writes; more show
-/// it sooner.
-const PROBE_WRITERS: usize = 8;
 
 /// What a chain asks of a store. Nothing is ever replaced or deleted.
 pub trait Objects: Clone + Send + Sync + 'static {
@@ -150,7 +149,7 @@ pub enum StoreError {
     },
     /// Of several writers of one object not exactly one was told that it had created it.
     #[error(
-        "the S3 store at {endpoint} let {winners} of {PROBE_WRITERS} writers create the same object, where it must be one, so an archive in it could lose records; use a store with atomic conditional writes"
+        "the S3 store at {endpoint} let {winners} of {WRITERS} writers create the same object, where it must be one, so an archive in it could lose records; use a store with atomic conditional writes"
     )]
     NotAtomic {
         /// Where it listens.
@@ -248,6 +247,10 @@ impl Store {
 
     /// Whether the bucket exists.
     pub async fn has_bucket(&self) -> Result<bool, StoreError> {
+        again(|| self.look_for_bucket()).await
+    }
+
+    async fn look_for_bucket(&self) -> Result<bool, StoreError> {
         match self.client.head_bucket().bucket(&self.bucket).send().await {
             Ok(_) => Ok(true),
             Err(error) if status(&error) == Some(404) => Ok(false),
@@ -273,53 +276,6 @@ impl Store {
         }
     }
 
-    /// Races several conditional creates of one object, and fails unless exactly one wins and stays; the same again in
-    /// parts, when segments may be so large that they need them.
-    ///
-    /// # Errors
-    /// The store fails, or cannot hold an archive.
-    pub async fn probe(&self, segment_bytes: u64) -> Result<(), StoreError> {
-        self.probe_creates().await?;
-        if segment_bytes <= upload::SINGLE_MAX as u64 {
-            return Ok(());
-        }
-        let key = format!("meta/.probe/{}", Uuid::new_v4());
-        let probed = self.probe_uploads(&key).await;
-        // Best effort: a probe left behind harms nobody.
-        let _ = self.client.delete_object().bucket(&self.bucket).key(&key).send().await;
-        probed
-    }
-
-    async fn probe_creates(&self) -> Result<(), StoreError> {
-        let key = format!("meta/.probe/{}", Uuid::new_v4());
-        let body = |writer| Bytes::from(format!("writer {writer}"));
-        let late = PROBE_WRITERS - 1;
-        let race = (0..late).map(|writer| {
-            let key = key.clone();
-            async move { self.create(&key, body(writer), HashMap::new(), "text/plain").await }
-        });
-        let mut winners = Vec::new();
-        for (writer, put) in join_all(race).await.into_iter().enumerate() {
-            match put? {
-                Put::Created => winners.push(writer),
-                Put::Taken | Put::Conflict(_) => {}
-                Put::Unclear(error) => return Err(error),
-            }
-        }
-        // One that comes when all is over must lose, too.
-        let put = self.create(&key, body(late), HashMap::new(), "text/plain").await?;
-        winners.extend(matches!(put, Put::Created).then_some(late));
-        let kept = self.get(&key).await?;
-        // Best effort: a probe left behind harms nobody.
-        let _ = self.client.delete_object().bucket(&self.bucket).key(&key).send().await;
-        let endpoint = self.endpoint.clone();
-        match winners.as_slice() {
-            [winner] if kept == Some(body(*winner)) => Ok(()),
-            [_] => Err(StoreError::Overwrites { endpoint }),
-            winners => Err(StoreError::NotAtomic { endpoint, winners: winners.len() }),
-        }
-    }
-
     /// Some bytes of an object, if it is there; fewer where it ends.
     pub async fn get_range(
         &self,
@@ -327,7 +283,7 @@ impl Store {
         range: Range<u64>,
     ) -> Result<Option<Bytes>, StoreError> {
         let range = format!("bytes={}-{}", range.start, range.end.saturating_sub(1));
-        self.fetch(key, Some(range)).await
+        again(|| self.fetch(key, Some(range.clone()))).await
     }
 
     /// Puts an object where another may stand: for what follows from the objects of a chain, never for those.
@@ -337,10 +293,14 @@ impl Store {
         body: Bytes,
         content_type: &str,
     ) -> Result<(), StoreError> {
-        let put = self.client.put_object().bucket(&self.bucket).key(key);
-        let put = put.content_type(content_type).set_server_side_encryption(self.encryption());
-        let put = put.set_ssekms_key_id(self.kms_key()).body(ByteStream::from(body)).send().await;
-        put.map(drop).map_err(|error| self.failed(&error, &format!("replacing `{key}`")))
+        again(|| async {
+            let put = self.client.put_object().bucket(&self.bucket).key(key);
+            let put = put.content_type(content_type).set_server_side_encryption(self.encryption());
+            let put = put.set_ssekms_key_id(self.kms_key()).body(ByteStream::from(body.clone()));
+            let put = put.send().await.map(drop);
+            put.map_err(|error| self.failed(&error, &format!("replacing `{key}`")))
+        })
+        .await
     }
 
     fn encryption(&self) -> Option<ServerSideEncryption> {
@@ -355,6 +315,32 @@ impl Store {
             Some(Encryption::Kms { key }) => key.clone(),
             _ => None,
         }
+    }
+
+    async fn look(&self, key: &str) -> Result<Option<Link>, StoreError> {
+        match self.client.head_object().bucket(&self.bucket).key(key).send().await {
+            Ok(head) => {
+                let metadata = head.metadata().cloned().unwrap_or_default();
+                let foreign = |source| StoreError::Foreign { key: key.to_owned(), source };
+                Link::from_metadata(&metadata).map(Some).map_err(foreign)
+            }
+            Err(error) if status(&error) == Some(404) => {
+                // A missing bucket answers a HEAD in the same way.
+                if self.look_for_bucket().await? { Ok(None) } else { Err(self.no_bucket()) }
+            }
+            Err(error) => Err(self.head_failed(&error, &format!("looking at `{key}`")).await),
+        }
+    }
+
+    /// One page of a listing, from where the one before it ended.
+    async fn page(
+        &self,
+        prefix: &str,
+        after: Option<String>,
+    ) -> Result<ListObjectsV2Output, StoreError> {
+        let list = self.client.list_objects_v2().bucket(&self.bucket).prefix(prefix);
+        let page = list.set_continuation_token(after).send().await;
+        page.map_err(|error| self.failed(&error, &format!("listing `{prefix}`")))
     }
 
     async fn fetch(&self, key: &str, range: Option<String>) -> Result<Option<Bytes>, StoreError> {
@@ -408,35 +394,25 @@ impl Objects for Store {
     }
 
     async fn link(&self, key: &str) -> Result<Option<Link>, StoreError> {
-        match self.client.head_object().bucket(&self.bucket).key(key).send().await {
-            Ok(head) => {
-                let metadata = head.metadata().cloned().unwrap_or_default();
-                let foreign = |source| StoreError::Foreign { key: key.to_owned(), source };
-                Link::from_metadata(&metadata).map(Some).map_err(foreign)
-            }
-            Err(error) if status(&error) == Some(404) => {
-                // A missing bucket answers a HEAD in the same way.
-                if self.has_bucket().await? { Ok(None) } else { Err(self.no_bucket()) }
-            }
-            Err(error) => Err(self.head_failed(&error, &format!("looking at `{key}`")).await),
-        }
+        again(|| self.look(key)).await
     }
 
     async fn get(&self, key: &str) -> Result<Option<Bytes>, StoreError> {
-        self.fetch(key, None).await
+        again(|| self.fetch(key, None)).await
     }
 
     async fn list(&self, prefix: &str) -> Result<Vec<Listed>, StoreError> {
-        let list = self.client.list_objects_v2().bucket(&self.bucket).prefix(prefix);
-        let mut pages = list.into_paginator().send();
-        let mut listed = Vec::new();
-        while let Some(page) = pages.next().await {
-            let page = page.map_err(|error| self.failed(&error, &format!("listing `{prefix}`")))?;
+        let (mut listed, mut after) = (Vec::new(), None);
+        loop {
+            let page = again(|| self.page(prefix, after.clone())).await?;
             listed.extend(page.contents().iter().filter_map(|object| {
                 let bytes = u64::try_from(object.size().unwrap_or(0)).unwrap_or(0);
                 Some(Listed { key: object.key()?.to_owned(), bytes })
             }));
+            after = page.next_continuation_token;
+            if after.is_none() {
+                return Ok(listed);
+            }
         }
-        Ok(listed)
     }
 }

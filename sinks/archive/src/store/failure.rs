@@ -4,6 +4,7 @@
 //!  no bucket ──────────────▶ definite   keys it does not know ─┬─ of files, of the environment ──▶ read again, transient
 //!  not allowed, misdone ───▶ definite                          └─ of the configuration ─────────▶ definite
 //!  the clock is wrong ─────▶ transient
+//!  an answer broke off ────▶ unavailable, whatever its status: the rest would have said what it is about
 //!  anything else ──────────▶ unavailable: transient, and nobody can tell what has happened
 //! ```
 
@@ -40,6 +41,10 @@ impl Store {
     {
         if error.code() == Some("NoSuchBucket") {
             return self.no_bucket();
+        }
+        if matches!(error, SdkError::ResponseError(_)) {
+            let why = DisplayErrorContext(error).to_string();
+            return self.unavailable(doing.to_owned(), why);
         }
         let (endpoint, doing) = (self.endpoint.clone(), doing.to_owned());
         if keys_are_missing(error) {

@@ -18,10 +18,9 @@ use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
-use tailwater_runtime::{Classify, ErrorClass};
 
 use super::failure::status;
-use super::{Put, Store, StoreError};
+use super::{Put, Store, StoreError, again};
 
 /// Bodies of more bytes than this are sent in parts.
 pub(super) const SINGLE_MAX: usize = 64 << 20;
@@ -30,12 +29,8 @@ pub(super) const SINGLE_MAX: usize = 64 << 20;
 const PART: usize = 16 << 20;
 /// Parts that are on their way at once.
 const PARTS_AT_ONCE: usize = 4;
-/// How often a part is sent. To send one again is harmless: it takes the place of the first.
-const TRIES: usize = 3;
 /// Uploads that began longer ago are nobody's any more: their requests have all ended long since.
 const STALE: Duration = Duration::from_hours(24);
-/// Uploads of the probe that race.
-pub(super) const UPLOADERS: usize = 3;
 
 /// How many requests that are paid for as writes a segment of so many bytes takes, with its key filter and its manifest.
 pub fn requests(bytes: u64) -> u64 {
@@ -94,7 +89,8 @@ impl Store {
         stream::iter((1..).zip(starts))
             .map(|(number, start)| {
                 let part = body.slice(start..(start + PART).min(body.len()));
-                self.send_part(key, id, number, part)
+                // To send one again is harmless: it takes the place of the first.
+                again(move || self.send_part(key, id, number, part.clone()))
             })
             .buffered(PARTS_AT_ONCE)
             .try_collect()
@@ -108,26 +104,16 @@ impl Store {
         number: i32,
         part: Bytes,
     ) -> Result<CompletedPart, StoreError> {
-        let mut tries = 1;
-        loop {
-            let send = self.client.upload_part().bucket(&self.bucket).key(key).upload_id(id);
-            let sent = send.part_number(number).body(ByteStream::from(part.clone())).send().await;
-            let error = match sent {
-                Ok(sent) => {
-                    // The checksum is only needed where the upload declared one, and then must be named again.
-                    return Ok(CompletedPart::builder()
-                        .part_number(number)
-                        .set_e_tag(sent.e_tag)
-                        .set_checksum_crc32(sent.checksum_crc32)
-                        .build());
-                }
-                Err(error) => self.failed(&error, &format!("sending part {number} of `{key}`")),
-            };
-            if tries == TRIES || error.class() != ErrorClass::Transient {
-                return Err(error);
-            }
-            tries += 1;
-        }
+        let send = self.client.upload_part().bucket(&self.bucket).key(key).upload_id(id);
+        let sent = send.part_number(number).body(ByteStream::from(part)).send().await;
+        let sent = sent
+            .map_err(|error| self.failed(&error, &format!("sending part {number} of `{key}`")))?;
+        // The checksum is only needed where the upload declared one, and then must be named again.
+        Ok(CompletedPart::builder()
+            .part_number(number)
+            .set_e_tag(sent.e_tag)
+            .set_checksum_crc32(sent.checksum_crc32)
+            .build())
     }
 
     async fn complete(
@@ -202,29 +188,6 @@ impl Store {
             Ok(_) => Ok(()),
             Err(error) if status(&error) == Some(404) => Ok(()),
             Err(error) => Err(self.failed(&error, &format!("ending an upload of `{key}`"))),
-        }
-    }
-
-    /// As [`Store::probe`], for objects in parts: of two uploads of one key, completed at the same time, one must win
-    /// and stay.
-    pub(super) async fn probe_uploads(&self, key: &str) -> Result<(), StoreError> {
-        let body = |writer: usize| Bytes::from(format!("uploader {writer}"));
-        let race = (0..UPLOADERS).map(|writer| async move {
-            self.create_in_parts(key, body(writer), HashMap::new(), "text/plain").await
-        });
-        let mut winners = Vec::new();
-        for (writer, put) in futures::future::join_all(race).await.into_iter().enumerate() {
-            match put? {
-                Put::Created => winners.push(writer),
-                Put::Taken | Put::Conflict(_) => {}
-                Put::Unclear(error) => return Err(error),
-            }
-        }
-        let kept = super::Objects::get(self, key).await?;
-        let endpoint = self.endpoint.clone();
-        match winners.as_slice() {
-            [winner] if kept == Some(body(*winner)) => Ok(()),
-            _ => Err(StoreError::PartsNotAtomic { endpoint, winners: winners.len() }),
         }
     }
 }

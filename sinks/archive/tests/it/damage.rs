@@ -16,7 +16,7 @@ use tailwater_sinks_archive::{Listed, Objects, Put, StoreError};
 use tailwater_sinks_worker::SourceRecord;
 
 use crate::bucket::{Bucket, PREFIX, Stored};
-use crate::server;
+use crate::{seed, server};
 
 macro_rules! kind {
     ($does:ident) => {
@@ -26,7 +26,7 @@ macro_rules! kind {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_damage_is_found_and_none_where_there_is_none() {
-    let mut random = seeded();
+    let mut random = StdRng::seed_from_u64(seed::new());
     let bucket = four_chains(&server::all()[0].1).await;
     let clean = look(&bucket).await;
     assert_eq!(clean.findings, [], "an undamaged archive");
@@ -43,7 +43,7 @@ async fn every_damage_is_found_and_none_where_there_is_none() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_stands_beside_objects_is_made_again_byte_for_byte() {
-    let mut random = seeded();
+    let mut random = StdRng::seed_from_u64(seed::new());
     for (name, endpoint) in server::all() {
         let bucket = four_chains(&endpoint).await;
         for round in 0..20 {
@@ -65,7 +65,7 @@ async fn what_stands_beside_objects_is_made_again_byte_for_byte() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_damaged_object_is_beyond_repair_and_nothing_is_written_for_it() {
-    let mut random = seeded();
+    let mut random = StdRng::seed_from_u64(seed::new());
     let bucket = four_chains(&server::all()[0].1).await;
     for kind in Damage::OF_OBJECTS {
         let undo = kind(&bucket, &mut random).await;
@@ -80,7 +80,7 @@ async fn a_damaged_object_is_beyond_repair_and_nothing_is_written_for_it() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_content_only_suspicious_objects_are_read() {
-    let mut random = seeded();
+    let mut random = StdRng::seed_from_u64(seed::new());
     let bucket = four_chains(&server::all()[0].1).await;
     let quick = repair::Scope::default();
     let repaired = mend(&bucket, quick).await;
@@ -140,13 +140,6 @@ impl Objects for Busy {
         }
         self.0.store.list(prefix).await
     }
-}
-
-fn seeded() -> StdRng {
-    let seed = std::env::var("TAILWATER_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
-    let seed: u64 = seed.unwrap_or_else(rand::random);
-    println!("seed {seed}; replay with TAILWATER_TEST_SEED={seed}");
-    StdRng::seed_from_u64(seed)
 }
 
 /// Two topics of two partitions, five objects each; the last of each chain has four records, the others nine.

@@ -309,8 +309,8 @@ async fn a_missing_bucket_stops_the_sink_and_says_what_to_do() {
     }
 }
 
-struct Archive {
-    store: Store,
+pub(crate) struct Archive {
+    pub(crate) store: Store,
 }
 
 impl Archive {

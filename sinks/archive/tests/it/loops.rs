@@ -23,7 +23,7 @@ use tailwater_topics_contract::{ArchiveSpec, Origin, SegmentSpec, TopicName};
 use tokio::time::{sleep, timeout};
 
 use crate::careless::{self, Manner};
-use crate::server;
+use crate::{seed, server};
 
 #[tokio::test(start_paused = true)]
 async fn the_archive_keeps_the_contract_of_sinks_over_a_store_that_fails_as_it_is_told() {
@@ -75,11 +75,7 @@ const WORLDS: u64 = 500;
 
 #[tokio::test(start_paused = true)]
 async fn rivals_that_crash_sleep_and_lose_answers_make_one_chain_of_the_whole_log() {
-    let seed: u64 = std::env::var("TAILWATER_TEST_SEED")
-        .ok()
-        .and_then(|seed| seed.parse().ok())
-        .unwrap_or_else(|| rand::rng().random());
-    println!("seed {seed}; replay with TAILWATER_TEST_SEED={seed}");
+    let seed = seed::new();
     for world in 0..WORLDS {
         println!("world {world}");
         one_world(seed.wrapping_add(world)).await;

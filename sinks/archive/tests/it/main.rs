@@ -3,10 +3,13 @@
 mod bucket;
 mod careless;
 mod damage;
+mod faults;
+mod faulty;
 mod keys;
 mod live;
 mod loops;
 mod parts;
 mod proxy;
+mod seed;
 mod server;
 mod topic;

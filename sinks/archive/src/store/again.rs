@@ -1,0 +1,96 @@
+//! Requests that are made again by themselves: a store that throttles, restarts or resets a connection answers the next.
+//!
+//! * Only what changes nothing when it is done twice: looks, and writes that put the same bytes there whoever makes them.
+//!   The create of a link is none of these; there the chain looks.
+//! * When patience ends the error is the caller's. A worker calls again for as long as it takes, a command says it.
+
+use std::future::Future;
+use std::time::Duration;
+
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use tailwater_runtime::Backoff;
+use tokio::time::Instant;
+
+use super::StoreError;
+use crate::metrics;
+
+/// First and longest wait before a request is made again.
+const WAIT: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+
+/// Makes a request until it is answered, or for as long as its failure is worth it.
+pub(crate) async fn again<T, F>(mut request: impl FnMut() -> F) -> Result<T, StoreError>
+where
+    F: Future<Output = Result<T, StoreError>>,
+{
+    let mut waits = Backoff::new(WAIT.0, WAIT.1, StdRng::from_os_rng());
+    let mut failing = None;
+    loop {
+        let error = match request().await {
+            Ok(answer) => return Ok(answer),
+            Err(error) => error,
+        };
+        // From the first failure on: what failed after a minute is worth another try, too.
+        let failing = *failing.get_or_insert_with(Instant::now);
+        if failing.elapsed() >= patience(&error) {
+            return Err(error);
+        }
+        tracing::debug!(%error, "asked again");
+        ::metrics::counter!(metrics::REPEATS).increment(1);
+        tokio::time::sleep(waits.next().unwrap_or(WAIT.1)).await;
+    }
+}
+
+/// For how long after it first failed a request that fails so is made again.
+fn patience(error: &StoreError) -> Duration {
+    match error {
+        // Stores throttle for seconds and restart in some.
+        StoreError::Unavailable { .. } => Duration::from_secs(10),
+        // Keys that were refused are read again after a second.
+        StoreError::StaleKeys { .. } => Duration::from_secs(2),
+        _ => Duration::ZERO,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unavailable() -> StoreError {
+        let (endpoint, doing, why) = ("e".into(), "testing".into(), "503".into());
+        StoreError::Unavailable { endpoint, doing, why }
+    }
+
+    fn refused() -> StoreError {
+        let (endpoint, doing, why) = ("e".into(), "testing".into(), "403".into());
+        StoreError::Refused { endpoint, doing, why }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_fails_for_a_while_is_asked_until_it_is_answered() {
+        let mut left = 5;
+        let answer = again(|| {
+            left -= 1;
+            std::future::ready(if left == 0 { Ok(7) } else { Err(unavailable()) })
+        });
+        assert_eq!(answer.await.expect("answered"), 7);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_is_an_answer_and_patience_ends() {
+        let mut asked = 0;
+        let mut ask = async |error: fn() -> StoreError| {
+            let began = Instant::now();
+            let failed = again(|| {
+                asked += 1;
+                std::future::ready(Err::<(), _>(error()))
+            });
+            let failed = failed.await.expect_err("never answered");
+            (failed, std::mem::take(&mut asked), began.elapsed().as_secs())
+        };
+        assert!(matches!(ask(refused).await, (StoreError::Refused { .. }, 1, 0)));
+        let (failed, asked, seconds) = ask(unavailable).await;
+        assert!(matches!(failed, StoreError::Unavailable { .. }), "{failed}");
+        assert!((10..=11).contains(&seconds) && asked > 10, "{asked} times in {seconds} s");
+    }
+}
