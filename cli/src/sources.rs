@@ -1,11 +1,11 @@
-//! Which topics there are now, for the indices that remember which ones they were filled from.
+//! Which topics there are now, for archives and indices that remember which ones they were filled from.
 
 use std::collections::BTreeMap;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use tailwater_sinks_search::{Source, Sources};
 use tailwater_sinks_worker::SinkError;
+use tailwater_sinks_worker::source::{Source, Sources};
 use tailwater_sinks_worker::topic_id::{TopicIdError, TopicIds};
 use tailwater_topics_contract::{Generation, Registrations, SinkSpec, TopicName};
 

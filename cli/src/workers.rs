@@ -291,7 +291,8 @@ async fn work_once(
             if stop.run_until_cancelled(ending).await.is_none() {
                 return Ok(());
             }
-            let sink = ArchiveSink::new(store, spec, origins);
+            let topics = TopicsNow::new(config, generations.clone())?;
+            let sink = ArchiveSink::new(store, spec, origins).with_sources(topics);
             worker::run(worker, sink, stop, health).await?;
         }
         SinkKind::Search(spec) => {

@@ -23,10 +23,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail, ensure};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use tailwater_sinks_search::index::{self, Index, State};
-use tailwater_sinks_search::source::{self, Relation};
 use tailwater_sinks_search::succession::{self, Beside, Filled};
-use tailwater_sinks_search::{Client, SearchSink, Source, Sources as _};
+use tailwater_sinks_search::{Client, SearchSink};
 use tailwater_sinks_worker::TopicPartition;
+use tailwater_sinks_worker::source::{Relation, Source, Sources as _, relation};
 use tailwater_topics_contract::{
     Catalog, Registration, Registrations, SearchSpec, SinkKind, SinkName, SinkRegistration,
     Standing, TopicName,
@@ -234,6 +234,7 @@ impl Rebuild {
             &self.config,
             &self.registrations,
             &self.sink,
+            &self.sources,
             self.client.clone(),
             &sink,
             target,
@@ -318,7 +319,7 @@ impl Rebuild {
     /// The topics that are others of their name than those the index in use was filled from.
     fn made_again(&self, current: &Index) -> Vec<&TopicName> {
         let is_other =
-            |now: &&Source| matches!(source::relation(current.sources(), now), Relation::Other(_));
+            |now: &&Source| matches!(relation(current.sources(), now), Relation::Other(_));
         self.sources.iter().filter(is_other).map(|now| &now.topic).collect()
     }
 

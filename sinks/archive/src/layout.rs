@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  <prefix>data/<topic>/dt=2026-09-21/p00003-00000000000000750000.jsonl.gz        and nothing else under data/
+//!  <prefix>meta/<topic>/topic.json
 //!  <prefix>meta/<topic>/manifest/p00003/00000000000000750000-2026-09-21.json
 //!  <prefix>meta/<topic>/keys/p00003/00000000000000750000-2026-09-21.filter
 //! ```
@@ -135,6 +136,11 @@ pub fn data(prefix: &str, topic: &TopicName) -> String {
 /// Before the key of everything that stands beside a topic's objects.
 pub fn meta(prefix: &str, topic: &TopicName) -> String {
     format!("{prefix}meta/{topic}/")
+}
+
+/// The key of what says which topic it is.
+pub fn topic(prefix: &str, topic: &TopicName) -> String {
+    format!("{}topic.json", meta(prefix, topic))
 }
 
 /// The partition and place that an object's key says; `None` for keys that are not of this layout.

@@ -28,6 +28,8 @@ pub mod chain;
 mod store;
 /// The links of one partition in a store.
 mod links;
+/// Which topic an archive is filled from.
+pub mod topic;
 /// The sink.
 mod sink;
 /// Listing and reading back.

@@ -1,7 +1,7 @@
 //! The sink: lines into segments, segments into the chain.
 //!
 //! ```text
-//!  open:   hint ──▶ link ──▶ link … the head                         (no hint: listing; nothing listed: origin)
+//!  open:   the same topic? ──▶ hint ──▶ link ──▶ link … the head                         (no hint: listing; nothing listed: origin)
 //!  push:   record ──▶ line ──▶ segment writer                         (the record itself is not kept)
 //!  flush:  create at the head ──▶ what stands there now? ─┬─ our content ──▶ manifest ──▶ continue at `next`
 //!                ▲                                        ├─ an empty link ──┐
@@ -29,6 +29,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tailwater_runtime::{Classify, ErrorClass, clock};
+use tailwater_sinks_worker::source::Sources;
 use tailwater_sinks_worker::{
     Committed, Flushed, Rejected, Resume, Sink, SinkError, SourceRecord, TopicPartition, Writer,
 };
@@ -43,17 +44,19 @@ use crate::manifest::Summary;
 use crate::metrics;
 use crate::segment::{Segment, SegmentWriter};
 use crate::store::{Objects, Store};
+use crate::topic::{self, TopicError};
 
 /// How far ahead of our clock a record's day is believed. Days never go back, so one record from the year 9999 would
 /// otherwise put everything after it into that year.
 const AHEAD_MAX_MS: i64 = 24 * 60 * 60 * 1000;
 
 /// An archive in one bucket.
-#[derive(Debug)]
 pub struct ArchiveSink<S = Store> {
     store: S,
     spec: ArchiveSpec,
     origins: Vec<Origin>,
+    /// None where records do not come out of a topic.
+    sources: Option<Arc<dyn Sources>>,
     /// Names this process in the objects it writes.
     writer: String,
 }
@@ -63,6 +66,8 @@ pub struct ArchiveSink<S = Store> {
 enum Error {
     #[error(transparent)]
     Links(#[from] links::Error),
+    #[error(transparent)]
+    Topic(#[from] TopicError),
     #[error("{0} is not registered for this sink; run `tailwater apply`")]
     NotRegistered(TopicPartition),
     #[error("the archive of {partition} has gone on meanwhile; look at it again")]
@@ -75,6 +80,7 @@ impl From<Error> for SinkError {
     fn from(error: Error) -> Self {
         match &error {
             Error::Links(links) if links.class() == ErrorClass::Transient => Self::transient(error),
+            Error::Topic(topic) if topic.class() == ErrorClass::Transient => Self::transient(error),
             Error::Moved { .. } => Self::transient(error),
             _ => Self::definite(error),
         }
@@ -85,7 +91,12 @@ impl<S: Objects> ArchiveSink<S> {
     /// An archive as declared. `origins` are where each partition begins, from the sink's registration.
     pub fn new(store: S, spec: ArchiveSpec, origins: Vec<Origin>) -> Self {
         tailwater_runtime::describe(metrics::ALL);
-        Self { store, spec, origins, writer: Uuid::new_v4().to_string() }
+        Self { store, spec, origins, sources: None, writer: Uuid::new_v4().to_string() }
+    }
+
+    /// The same, which goes on only with the topics that it was filled from.
+    pub fn with_sources(self, sources: impl Sources) -> Self {
+        Self { sources: Some(Arc::new(sources)), ..self }
     }
 
     /// Gives up every position from the head of a partition's chain to `to`, as a link of its own with the reason in
@@ -151,6 +162,10 @@ impl<S: Objects> Sink for ArchiveSink<S> {
     ) -> Result<(ArchiveWriter<S>, i64), SinkError> {
         let links = self.links(partition);
         let origin = self.origin(partition)?;
+        if let Some(sources) = &self.sources {
+            let now = sources.source(&partition.topic).await?;
+            topic::remember(&self.store, &self.spec.prefix, &now).await.map_err(Error::from)?;
+        }
         let remembered = committed.and_then(|committed| Remembered::parse(&committed.metadata));
         let hint = remembered.map(|remembered| remembered.last);
         let end = links.find(origin, hint).await.map_err(Error::from)?;

@@ -9,6 +9,7 @@ use tailwater_topics_contract::TopicName;
 use crate::chain::Link;
 use crate::layout::{self, Layout, Place};
 use crate::store::{Objects, StoreError};
+use crate::topic::{self, TopicError};
 
 /// Requests that may be under way at once.
 pub(crate) const REQUESTS: usize = 16;
@@ -149,6 +150,8 @@ impl<S: Objects> Tree<'_, S> {
             let rest = listed.key.strip_prefix(&meta).unwrap_or_default();
             if expected.contains(&listed.key) {
                 beside.insert(listed.key);
+            } else if rest == "topic.json" {
+                findings.extend(self.topic(topic, &listed.key).await?);
             } else if !rest.starts_with("manifest/") && !rest.starts_with("keys/") {
                 let what = "nothing of this kind belongs beside an archive";
                 findings.push(Finding::new(1, &listed.key, what));
@@ -158,6 +161,16 @@ impl<S: Objects> Tree<'_, S> {
             }
         }
         Ok((beside, findings))
+    }
+
+    /// What is wrong with what says which topic it is.
+    async fn topic(&self, topic: &TopicName, key: &str) -> Result<Option<Finding>, StoreError> {
+        match topic::filled_from(self.store, self.prefix, topic).await {
+            Ok(source) if source.as_ref().is_none_or(|source| source.topic == *topic) => Ok(None),
+            Ok(_) => Ok(Some(Finding::new(1, key, "it speaks of another topic"))),
+            Err(TopicError::Store(error)) => Err(error),
+            Err(error) => Ok(Some(Finding::new(1, key, error.to_string()))),
+        }
     }
 
     /// Whether a manifest or filter is of an object that came after the listing of objects.

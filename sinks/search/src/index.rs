@@ -8,11 +8,12 @@
 
 use reqwest::Method;
 use serde_json::{Map, Value, json};
+use tailwater_sinks_worker::source::Source;
 use tailwater_topics_contract::{DocumentSpec, PipelineName, SearchSpec};
 
 use crate::client::Client;
 use crate::error::Error;
-use crate::source::{self, Source};
+use crate::source;
 use crate::succession::{self, Filled};
 
 /// How long the index remembers the version of a deleted document. It must outlast every request of a

@@ -34,7 +34,7 @@ pub mod client;
 /// The index behind the alias: made, and looked at before anything is written.
 pub mod index;
 /// Which topic an index is filled from.
-pub mod source;
+mod source;
 /// An index beside the one in use: filled, then put in its place.
 pub mod succession;
 /// Every document of an index.
@@ -49,4 +49,3 @@ pub mod metrics;
 pub use client::Client;
 pub use error::Error;
 pub use sink::{Patience, SearchSink, SearchWriter};
-pub use source::{Source, Sources};

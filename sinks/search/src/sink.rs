@@ -20,6 +20,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tailwater_runtime::Backoff;
 use tailwater_sinks_worker::dead_letter::Replay;
+use tailwater_sinks_worker::source::{Source, Sources};
 use tailwater_sinks_worker::{
     Committed, Flushed, Rejected, Resume, Sink, SinkError, SourceRecord, TopicPartition, Writer,
 };
@@ -35,7 +36,6 @@ use crate::error::Error;
 use crate::index::{self, Index, State};
 use crate::metrics::{BULK_BYTES, BULK_SECONDS, DOCUMENTS, SKIPPED};
 use crate::shape::Shape;
-use crate::source::{Source, Sources};
 use crate::succession::{self, Beside};
 
 /// From so many refusals on, when they are more than half of all answers, the mapping is to blame.

@@ -9,68 +9,13 @@
 //! ```
 //!
 //! * A topic that was deleted and made again holds no deletion of the rows that went in between, so an index filled
-//!   from the one and gone on with from the other would show them for ever. Neither name nor offsets tell the two
-//!   apart: offsets begin anew, and Kafka forgets what a group has committed of a deleted topic.
-//! * Kafka's id decides. Brokers that give none leave the generation of the registration, which catches the same when
-//!   the topic was made again by `tailwater apply`.
+//!   from the one and gone on with from the other would show them for ever.
 //! * An index of a version that remembered nothing, and one that was just made, get their entry when a partition of the
 //!   topic is first opened. Two processes that do so at once for different topics may lose one of the entries; it is
 //!   then written at the next opening. An entry is never changed.
 
-use futures::future::BoxFuture;
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tailwater_sinks_worker::SinkError;
-use tailwater_sinks_worker::topic_id::TopicId;
-use tailwater_topics_contract::{Generation, TopicName};
-
-/// A topic, and which one of that name.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Source {
-    /// Its name.
-    pub topic: TopicName,
-    /// Kafka's id; none when the brokers give none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub id: Option<TopicId>,
-    /// As registered.
-    #[serde(default)]
-    pub generation: Generation,
-}
-
-/// Says which topic has a name now.
-pub trait Sources: Send + Sync + 'static {
-    /// Asked whenever a partition is opened: a topic can be made anew under a running worker.
-    fn source(&self, topic: &TopicName) -> BoxFuture<'_, Result<Source, SinkError>>;
-}
-
-/// How what an index remembers stands to the topic of now.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Relation {
-    /// It was filled from this topic.
-    Same,
-    /// It remembers nothing of the name.
-    Unknown,
-    /// It was filled from another one, as the text says.
-    Other(String),
-}
-
-/// Compares what an index remembers with the topic of now.
-pub fn relation(remembered: &[Source], now: &Source) -> Relation {
-    let Some(then) = remembered.iter().find(|then| then.topic == now.topic) else {
-        return Relation::Unknown;
-    };
-    let topic = &now.topic;
-    match (&then.id, &now.id) {
-        (Some(filled), Some(now)) if filled != now => Relation::Other(format!(
-            "its documents came from the topic `{topic}` with id {filled}, and the topic of that name has id {now}: it was deleted and made again"
-        )),
-        _ if then.generation != now.generation => Relation::Other(format!(
-            "its documents came from generation {} of the topic `{topic}`, and generation {} is registered: it was removed or had vanished, and was made again",
-            then.generation, now.generation
-        )),
-        _ => Relation::Same,
-    }
-}
+use tailwater_sinks_worker::source::Source;
 
 /// Reads `_meta.tailwater.sources`. What cannot be read remembers nothing.
 pub(crate) fn read(tailwater: &Value) -> Vec<Source> {
@@ -83,37 +28,20 @@ pub(crate) fn write(sources: &[Source]) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use tailwater_sinks_worker::topic_id::TopicId;
+    use tailwater_topics_contract::Generation;
+
     use super::*;
-
-    fn source(topic: &str, id: Option<&str>, generation: u32) -> Source {
-        let generation = (1..generation).fold(Generation::default(), |g, _| g.next());
-        Source { topic: topic.parse().unwrap(), id: id.map(TopicId::new), generation }
-    }
-
-    #[test]
-    fn a_topic_made_again_is_known_by_its_id_and_without_one_by_its_generation() {
-        let now = source("a", Some("one"), 1);
-        assert_eq!(relation(&[], &now), Relation::Unknown);
-        assert_eq!(relation(&[source("b", Some("two"), 7)], &now), Relation::Unknown);
-        for (remembered, word) in [
-            (source("a", Some("one"), 1), None),
-            (source("a", None, 1), None),
-            (source("a", Some("two"), 1), Some("with id two")),
-            (source("a", Some("one"), 2), Some("generation 2 of")),
-            (source("a", None, 2), Some("generation 2 of")),
-        ] {
-            match (relation(&[source("b", None, 9), remembered.clone()], &now), word) {
-                (Relation::Same, None) => {}
-                (Relation::Other(text), Some(word)) => assert!(text.contains(word), "{text}"),
-                (other, _) => panic!("{remembered:?}: {other:?}"),
-            }
-        }
-        assert_eq!(relation(&[source("a", Some("one"), 1)], &source("a", None, 1)), Relation::Same);
-    }
 
     #[test]
     fn what_was_written_is_read_back_and_what_is_none_remembers_nothing() {
-        let sources = vec![source("a", Some("one"), 1), source("b", None, 3)];
+        let source = |topic: &str, id: Option<&str>, generation| Source {
+            topic: topic.parse().unwrap(),
+            id: id.map(TopicId::new),
+            generation,
+        };
+        let first = Generation::default();
+        let sources = vec![source("a", Some("one"), first), source("b", None, first.next())];
         assert_eq!(read(&json!({ "sources": write(&sources) })), sources);
         for other in [Value::Null, json!({"sources": 7}), json!({"sources": [{"id": "x"}]})] {
             assert_eq!(read(&other), []);

@@ -23,12 +23,13 @@ use reqwest::Method;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tailwater_sinks_worker::TopicPartition;
+use tailwater_sinks_worker::source::{Relation, Source, relation};
 use tailwater_topics_contract::{DocumentSpec, PipelineName, SearchSpec, TopicName};
 
 use crate::client::Client;
 use crate::error::Error;
 use crate::index::{self, Index};
-use crate::source::{self, Relation, Source};
+use crate::source;
 
 /// The next offset of each partition: everything below is in the index.
 pub type Filled = BTreeMap<TopicPartition, i64>;
@@ -167,7 +168,7 @@ pub async fn fill_from(
     index: &mut Index,
     now: &Source,
 ) -> Result<(), Error> {
-    match source::relation(&index.sources, now) {
+    match relation(&index.sources, now) {
         Relation::Same => Ok(()),
         Relation::Other(difference) => Err(Error::OtherSource {
             alias: alias.to_owned(),

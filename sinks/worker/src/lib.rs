@@ -35,6 +35,8 @@ mod consumer;
 pub mod feed;
 /// Which topic it is that has a name.
 pub mod topic_id;
+/// Which topic a destination is filled from.
+pub mod source;
 /// The whole, from joining the group to leaving it.
 pub mod worker;
 /// What can go wrong.

@@ -11,11 +11,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use rdkafka::ClientConfig;
-use tailwater_sinks_archive::{Store, line, read as archive};
+use tailwater_sinks_archive::{Store, line, read as archive, topic};
 use tailwater_sinks_search::shape::Shape;
 use tailwater_sinks_search::succession::{self, Beside, Filled};
 use tailwater_sinks_search::{Client, SearchSink, SearchWriter};
 use tailwater_sinks_worker::feed::{self, Feeder};
+use tailwater_sinks_worker::source;
 use tailwater_sinks_worker::{Rejected, SourceRecord, TopicPartition};
 use tailwater_topics_contract::{Registrations, SinkKind, SinkRegistration};
 use tokio::sync::{Semaphore, mpsc};
@@ -48,6 +49,8 @@ struct Source {
 
 struct Archive {
     sink: String,
+    /// The topics of now.
+    topics: Vec<source::Source>,
     store: Store,
     prefix: String,
 }
@@ -73,6 +76,7 @@ impl Filler {
         config: &Config,
         registrations: &Registrations,
         registration: &SinkRegistration,
+        sources: &[source::Source],
         client: Client,
         sink: &SearchSink,
         target: &Beside,
@@ -87,7 +91,8 @@ impl Filler {
         let archive = match keeps {
             Some((sink, spec)) => {
                 let store = workers::store(config, &spec.bucket)?;
-                Some(Archive { sink, store, prefix: spec.prefix.clone() })
+                let (topics, prefix) = (sources.to_vec(), spec.prefix.clone());
+                Some(Archive { sink, topics, store, prefix })
             }
             None => None,
         };
@@ -247,6 +252,9 @@ impl Archive {
         feeder: &mut Feeder<SearchWriter>,
         shared: &Mutex<Shared>,
     ) -> anyhow::Result<()> {
+        for now in self.topics.iter().filter(|now| now.topic == at.topic) {
+            topic::ensure_same(&self.store, &self.prefix, now).await?;
+        }
         let objects = archive::list(&self.store, &self.prefix, &at.topic).await?;
         for object in objects.iter().filter(|object| object.partition == at.partition) {
             if object.next <= feeder.next() {

@@ -4,15 +4,21 @@ use std::collections::HashMap;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
+use futures::FutureExt as _;
+use futures::future::{BoxFuture, join_all};
 use tailwater_config::s3::Encryption;
 use tailwater_sinks_archive::manifest::Manifest;
+use tailwater_sinks_archive::topic::{self, TopicError};
+use tailwater_sinks_archive::verify::{self, verify};
 use tailwater_sinks_archive::{ArchiveSink, Objects, Put, Store, layout, line, read};
 use tailwater_sinks_worker::contract::{self, Subject};
+use tailwater_sinks_worker::source::{Source, Sources};
 use tailwater_sinks_worker::testing::record;
+use tailwater_sinks_worker::topic_id::TopicId;
 use tailwater_sinks_worker::{Resume, Sink, SinkError, SourceRecord, TopicPartition, Writer};
-use tailwater_topics_contract::{ArchiveSpec, Origin, SegmentSpec, TopicName};
+use tailwater_topics_contract::{ArchiveSpec, Generation, Origin, SegmentSpec, TopicName};
 
-use crate::bucket::Bucket;
+use crate::bucket::{Bucket, Stored};
 use crate::proxy::{Fault, Proxy};
 use crate::server;
 use crate::topic::Topic;
@@ -295,6 +301,85 @@ async fn a_topic_that_retention_emptied_while_nobody_looked_is_archived_on() {
         })
         .await;
     worker.drain().await;
+}
+
+/// Its first records stand at offsets that the archive has passed, so going on at the head would lose them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_was_made_again_is_not_archived_behind_the_one_before_it() {
+    let (_, endpoint) = server::all().remove(0);
+    let store = server::bucket(&endpoint).await;
+    let topic = Topic::create().await;
+    for restart in 1..3 {
+        topic.transaction(0..10, true);
+        let worker = topic.archive(&store);
+        topic.until("the marker", || topic.committed() == Some(11 * restart)).await;
+        worker.drain().await;
+    }
+    let before = store.list("").await.expect("lists");
+    topic.make_again().await;
+    for _ in 0..3 {
+        topic.transaction(0..10, true);
+    }
+    let worker = topic.archive(&store);
+    topic
+        .until("not ready", || {
+            let reasons = worker.health.check().err().unwrap_or_default();
+            reasons.iter().any(|reason| reason.contains("deleted and made again"))
+        })
+        .await;
+    worker.drain().await;
+    assert_eq!(store.list("").await.expect("lists"), before, "nothing was written");
+    let scope = verify::Scope { level: 2, whole: false, origins: vec![] };
+    let report = verify(&store, "", &[], &scope, &mut |_| {}).await.expect("looks");
+    assert_eq!((report.records, report.findings), (20, vec![]));
+}
+
+#[tokio::test]
+async fn of_two_that_find_no_topic_remembered_one_says_which_it_is_and_both_keep_to_it() {
+    for (name, endpoint) in server::all() {
+        let archive = Archive { store: server::bucket(&endpoint).await };
+        let opened = ["one", "two"].map(|id| {
+            let source = Source {
+                topic: archive.topic(),
+                id: Some(TopicId::new(id)),
+                generation: Generation::default(),
+            };
+            let sink = archive.sink().with_sources(Told(source));
+            let partition = archive.partition();
+            async move { (id, sink.open(&partition, None).await.map(drop)) }
+        });
+        let opened = join_all(opened).await;
+        let filled = topic::filled_from(&archive.store, "", &archive.topic()).await.expect("reads");
+        let filled = filled.and_then(|source| source.id).expect("remembered").to_string();
+        for (id, opened) in opened {
+            match opened {
+                Ok(()) => assert_eq!(id, filled, "{name}"),
+                Err(SinkError::Definite(error)) => {
+                    assert_ne!(id, filled, "{name}");
+                    let said = error.to_string();
+                    assert!(said.contains("another prefix"), "{name}: {said}");
+                }
+                Err(error) => panic!("{name}: {error:?}"),
+            }
+        }
+        let key = layout::topic("", &archive.topic());
+        let damaged = Bucket::create(&endpoint).await;
+        damaged.put(&key, &Stored { body: b"{}".to_vec(), metadata: HashMap::new() }).await;
+        let read = topic::filled_from(&damaged.store, "", &archive.topic()).await;
+        assert!(matches!(read, Err(TopicError::Unreadable { .. })), "{name}: {read:?}");
+        let scope = verify::Scope { level: 1, whole: false, origins: vec![] };
+        let report = verify(&damaged.store, "", &[], &scope, &mut |_| {}).await.expect("looks");
+        assert_eq!(report.findings.len(), 1, "{name}: {report}");
+    }
+}
+
+/// A topic as the test says.
+struct Told(Source);
+
+impl Sources for Told {
+    fn source(&self, _: &TopicName) -> BoxFuture<'_, Result<Source, SinkError>> {
+        std::future::ready(Ok(self.0.clone())).boxed()
+    }
 }
 
 #[tokio::test]

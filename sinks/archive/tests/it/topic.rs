@@ -3,6 +3,8 @@
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -10,10 +12,12 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use tailwater_runtime::Health;
 use tailwater_sinks_archive::{ArchiveSink, Store};
-use tailwater_sinks_worker::{WorkerConfig, WorkerError, run};
+use tailwater_sinks_worker::source::{Source, Sources};
+use tailwater_sinks_worker::topic_id::TopicIds;
+use tailwater_sinks_worker::{SinkError, WorkerConfig, WorkerError, run};
 use tailwater_topics_contract::{
-    ArchiveSpec, Origin, PipelineName, SegmentSpec, SinkKind, SinkName, SinkRegistration, SinkSpec,
-    Standing, TopicName,
+    ArchiveSpec, Generation, Origin, PipelineName, SegmentSpec, SinkKind, SinkName,
+    SinkRegistration, SinkSpec, Standing, TopicName,
 };
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -38,12 +42,29 @@ impl Topic {
         let id = uuid::Uuid::new_v4().simple().to_string();
         let pipeline: PipelineName = format!("a{}", &id[..20]).parse().expect("valid");
         let name: TopicName = format!("{pipeline}.events").parse().expect("valid");
+        let topic = Self { pipeline, name };
+        assert!(topic.make().await, "is created");
+        topic
+    }
+
+    /// Whether it was created.
+    async fn make(&self) -> bool {
         let admin: AdminClient<DefaultClientContext> = client().create().expect("creates");
-        let new = NewTopic::new(name.as_str(), 1, TopicReplication::Fixed(1));
-        for created in admin.create_topics(&[new], &AdminOptions::new()).await.expect("answers") {
-            created.expect("is created");
+        let new = NewTopic::new(self.name.as_str(), 1, TopicReplication::Fixed(1));
+        let made = admin.create_topics(&[new], &AdminOptions::new()).await.expect("answers");
+        made.iter().all(Result::is_ok)
+    }
+
+    /// Deletes it and makes it again; its offsets begin anew.
+    pub(crate) async fn make_again(&self) {
+        let admin: AdminClient<DefaultClientContext> = client().create().expect("creates");
+        let gone = admin.delete_topics(&[self.name.as_str()], &AdminOptions::new()).await;
+        gone.expect("answers").into_iter().for_each(|gone| drop(gone.expect("is deleted")));
+        let began = Instant::now();
+        while !self.make().await {
+            assert!(began.elapsed() < WAIT, "its name is not free");
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        Self { pipeline, name }
     }
 
     /// Writes records in one transaction and commits or aborts it.
@@ -101,7 +122,8 @@ impl Topic {
             kind: SinkKind::Archive(archive.clone()),
             declared_at: None,
         };
-        let sink = ArchiveSink::new(store.clone(), archive, origins.clone());
+        let sink = ArchiveSink::new(store.clone(), archive, origins.clone())
+            .with_sources(Ids(TopicIds::new(&client()).expect("creates")));
         let registration = SinkRegistration { spec, origins, standing: Standing::Active };
         let config = WorkerConfig::new(self.pipeline.clone(), registration, brokers());
         let (stop, health) = (CancellationToken::new(), Health::default());
@@ -122,6 +144,20 @@ impl Worker {
     pub(crate) async fn drain(self) {
         self.stop.cancel();
         self.task.await.expect("does not panic").expect("drains");
+    }
+}
+
+/// As Kafka tells topics apart.
+struct Ids(TopicIds);
+
+impl Sources for Ids {
+    fn source(&self, topic: &TopicName) -> BoxFuture<'_, Result<Source, SinkError>> {
+        let topic = topic.clone();
+        async move {
+            let id = self.0.of(&topic).await.map_err(SinkError::transient)?;
+            Ok(Source { topic, id, generation: Generation::default() })
+        }
+        .boxed()
     }
 }
 

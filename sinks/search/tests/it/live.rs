@@ -8,8 +8,9 @@ use serde_json::{Value, json};
 use tailwater_config::SearchConfig;
 use tailwater_sinks_search::index::{self, State};
 use tailwater_sinks_search::succession::{self, Beside};
-use tailwater_sinks_search::{Client, Patience, SearchSink, Source, scan};
+use tailwater_sinks_search::{Client, Patience, SearchSink, scan};
 use tailwater_sinks_worker::contract::{self, Subject};
+use tailwater_sinks_worker::source::Source;
 use tailwater_sinks_worker::{Committed, Sink, SourceRecord, Writer};
 use tailwater_topics_contract::{SearchSpec, TopicName};
 

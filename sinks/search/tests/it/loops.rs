@@ -6,8 +6,9 @@ use futures::future::BoxFuture;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::json;
-use tailwater_sinks_search::{Patience, SearchSink, SearchWriter, Source, Sources};
+use tailwater_sinks_search::{Patience, SearchSink, SearchWriter};
 use tailwater_sinks_worker::contract::{self, Disturbed, Subject, Trouble};
+use tailwater_sinks_worker::source::{Source, Sources};
 use tailwater_sinks_worker::{Committed, Resume, Sink, SinkError, SourceRecord, Writer};
 use tailwater_topics_contract::{SearchSpec, TopicName};
 

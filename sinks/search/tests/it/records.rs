@@ -5,7 +5,8 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use serde_json::{Value, json};
 use tailwater_config::SearchConfig;
-use tailwater_sinks_search::{Client, SearchSink, SearchWriter, Source, Sources};
+use tailwater_sinks_search::{Client, SearchSink, SearchWriter};
+use tailwater_sinks_worker::source::{Source, Sources};
 use tailwater_sinks_worker::topic_id::TopicId;
 use tailwater_sinks_worker::{Committed, Sink, SinkError, SourceRecord, TopicPartition, Writer};
 use tailwater_topics_contract::{
