@@ -23,7 +23,8 @@ use tailwater_sinks_archive::{ArchiveSink, Store, StoreError};
 use tailwater_sinks_search::{Client, SearchSink};
 use tailwater_sinks_worker::{self as worker, WorkerConfig, WorkerError};
 use tailwater_topics_contract::{
-    Generation, Registrations, SinkKind, SinkName, SinkRegistration, TopicName,
+    ArchiveSpec, Generation, Guarantee, Registrations, SinkKind, SinkName, SinkRegistration,
+    TopicName,
 };
 use tokio::sync::watch;
 use tokio::task::{Id, JoinSet};
@@ -280,13 +281,14 @@ async fn work_once(
     worker.instance_id = instance;
     match spec.kind {
         SinkKind::Archive(spec) => {
-            let store = store(config, &spec.bucket)?;
+            let store = store(config, &spec)?;
             let is_silence = |error: &StoreError| error.class() == ErrorClass::Transient;
-            let probe = || store.probe(spec.segment.bytes);
+            let probe = || probe(&store, &spec);
             let probed = serve::patiently("store", &stop, &health, is_silence, probe).await;
-            if probed.context("this S3 store cannot hold an archive")?.is_none() {
+            let Some(level) = probed.context("this S3 store cannot hold an archive")? else {
                 return Ok(());
-            }
+            };
+            tracing::info!(sink = %worker.registration.spec.name, guarantee = %spec.guarantee, "{level}");
             let ending = end_stale_uploads(&store, &spec.prefix);
             if stop.run_until_cancelled(ending).await.is_none() {
                 return Ok(());
@@ -320,8 +322,33 @@ async fn end_stale_uploads(store: &Store, prefix: &str) {
     }
 }
 
-/// The store of a bucket.
-pub(crate) fn store(config: &Config, bucket: &str) -> anyhow::Result<Store> {
+/// Makes sure that a store can keep what an archive in it promises, and says how that is known.
+///
+/// # Errors
+/// It cannot, or fails.
+pub(crate) async fn probe(store: &Store, spec: &ArchiveSpec) -> Result<&'static str, StoreError> {
+    match spec.guarantee {
+        Guarantee::ExactlyOnce => {
+            store.probe(spec.segment.bytes).await?;
+            Ok(
+                "of several writers that raced for one object the store let exactly one win, and kept what it wrote",
+            )
+        }
+        Guarantee::AtLeastOnce => {
+            store.ensure_reachable().await?;
+            Ok(
+                "nothing is asked of the store but to keep what it is given; where a worker is killed or hangs, records may stand in two objects",
+            )
+        }
+    }
+}
+
+/// The store of an archive.
+pub(crate) fn store(config: &Config, spec: &ArchiveSpec) -> anyhow::Result<Store> {
     let s3 = config.s3.clone().context("there is no `s3` section in the configuration")?;
-    Ok(Store::connect(s3, bucket))
+    let store = Store::connect(s3, &spec.bucket);
+    Ok(match spec.guarantee {
+        Guarantee::ExactlyOnce => store,
+        Guarantee::AtLeastOnce => store.without_conditions(),
+    })
 }

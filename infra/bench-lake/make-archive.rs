@@ -10,7 +10,7 @@ use rand::{Rng, SeedableRng};
 use tailwater_config::{Keys, S3Config};
 use tailwater_sinks_archive::{ArchiveSink, Objects as _, Store};
 use tailwater_sinks_worker::{Sink, SourceRecord, TopicPartition, Writer};
-use tailwater_topics_contract::{ArchiveSpec, Origin, SegmentSpec, TopicName};
+use tailwater_topics_contract::{ArchiveSpec, Guarantee, Origin, SegmentSpec, TopicName};
 
 const PARTITIONS: i32 = 3;
 const PRODUCTS: f64 = 40_000.0;
@@ -41,7 +41,8 @@ async fn main() -> Result<()> {
     let spec = ArchiveSpec {
         bucket: bucket.clone(),
         prefix: String::new(),
-        segment: SegmentSpec { bytes: 32 << 20, records: 500_000, age_ms: 60_000 },
+        guarantee: Guarantee::ExactlyOnce,
+        segment: SegmentSpec { bytes: 32 << 20, records: 500_000, age_ms: 60_000, idle_ms: None },
     };
     let origin = |partition| Origin {
         topic: topic.clone(),

@@ -103,6 +103,8 @@ pub struct Segment {
     pub ops: Ops,
     /// Its chunks.
     pub chunks: Vec<Reach>,
+    /// Lines with lower offsets stand in segments before it.
+    pub begins: i64,
 }
 
 /// A chunk and how far its records reach, when that is known.
@@ -168,7 +170,8 @@ impl Archive {
             .buffered(REQUESTS);
         segments.extend(bare.try_collect::<Vec<_>>().await?);
         // An empty link comes before the one that shares its start: days only grow.
-        segments.sort_by_key(|segment| (segment.partition, segment.place.start, segment.place.dt));
+        segments.sort_by_key(|segment| (segment.partition, segment.place));
+        let segments = without_repeats(segments);
         let segments = segments.into_iter().map(Arc::new).collect();
         Ok(Topic { name: name.clone(), segments, foreign })
     }
@@ -216,7 +219,8 @@ impl Archive {
         };
         let chunks = chunks.into_iter().map(|chunk| Reach { chunk, extent: None }).collect();
         let (next, extent) = (link.next, link.extent);
-        Ok(Segment { key, partition, place, next, bytes, extent, ops: Ops::new(), chunks })
+        let (ops, begins) = (Ops::new(), place.start);
+        Ok(Segment { key, partition, place, next, bytes, extent, ops, chunks, begins })
     }
 }
 
@@ -230,14 +234,45 @@ impl Segment {
         Self {
             partition,
             place,
-            next: Place { start: manifest.next, dt },
+            next: Place::new(manifest.next, dt),
             bytes: manifest.bytes,
             extent: manifest.extent,
             ops: manifest.ops,
             chunks: manifest.chunks.iter().map(reach).collect(),
             key: manifest.key,
+            begins: place.start,
         }
     }
+
+    /// Whether some of its lines stand in segments before it.
+    pub(crate) fn repeats(&self) -> bool {
+        self.begins > self.place.start
+    }
+
+    fn is_followed_by(&self, next: &Self) -> bool {
+        match next.place.twin {
+            None => self.next == next.place,
+            // What it repeats does not count, so it begins at the end of this one or behind a hole.
+            Some(_) => next.begins == self.next.start,
+        }
+    }
+}
+
+/// Where several segments may begin at one place, every offset is taken from the first that has it.
+fn without_repeats(segments: Vec<Segment>) -> Vec<Segment> {
+    let mut kept: Vec<Segment> = Vec::with_capacity(segments.len());
+    for mut segment in segments {
+        if segment.place.twin.is_some()
+            && let Some(before) = kept.last().filter(|one| one.partition == segment.partition)
+        {
+            if segment.next.start <= before.next.start {
+                continue;
+            }
+            segment.begins = segment.begins.max(before.next.start);
+        }
+        kept.push(segment);
+    }
+    kept
 }
 
 impl Topic {
@@ -272,7 +307,7 @@ impl Topic {
     pub fn breaks(&self) -> Vec<String> {
         let pairs = self.segments.windows(2).map(|pair| (&pair[0], &pair[1]));
         pairs
-            .filter(|(one, next)| one.partition == next.partition && one.next != next.place)
+            .filter(|(one, next)| one.partition == next.partition && !one.is_followed_by(next))
             .map(|(one, next)| {
                 format!("`{}` leads to {}, and `{}` comes next", one.key, one.next, next.key)
             })

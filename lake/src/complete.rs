@@ -137,6 +137,9 @@ async fn is_dense(
     asked: &[&TopicName],
     cut: Lsn,
 ) -> Result<bool, FetchError> {
+    if all.iter().flat_map(|topic| &topic.segments).any(|segment| segment.repeats()) {
+        return Ok(false);
+    }
     let mut until = None;
     for topic in all.iter().filter(|topic| asked.contains(&&topic.name)) {
         let Some(after) = first_after(archive, topic, cut).await? else { return Ok(false) };

@@ -19,7 +19,7 @@ use tailwater_sinks_archive::segment::Chunk;
 use tailwater_sinks_archive::{Store, StoreError};
 
 use crate::archive::{self, Archive, Segment, Topic};
-use crate::head::NotOurs;
+use crate::head::{self, Depth, NotOurs};
 use crate::stats::Stats;
 use crate::wanted::Wanted;
 
@@ -195,6 +195,7 @@ impl Worker {
                     return Err(FetchError::Damaged { key: segment.key.clone(), number });
                 };
                 Stats::add(&self.queue.stats.bytes_decoded, lines.len() as u64);
+                let lines = without_repeats(&segment, lines)?;
                 return Ok(Some(Raw { segment, lines }));
             }
             let Some(coming) = self.coming.take().or_else(|| self.start()) else {
@@ -243,9 +244,28 @@ pub(crate) async fn one(
     let chunk = segment.chunks[number].chunk;
     let end = chunk.at + u64::from(chunk.compressed_bytes);
     let compressed = range(&archive.store, &segment.key, chunk.at..end).await?;
-    Inflater::default()
+    let lines = Inflater::default()
         .inflate(chunk, &compressed)
-        .ok_or_else(|| FetchError::Damaged { key: segment.key.clone(), number })
+        .ok_or_else(|| FetchError::Damaged { key: segment.key.clone(), number })?;
+    without_repeats(segment, lines)
+}
+
+/// The lines of a chunk without those that stand in segments before its own.
+fn without_repeats(segment: &Segment, mut lines: Vec<u8>) -> Result<Vec<u8>, FetchError> {
+    if !segment.repeats() {
+        return Ok(lines);
+    }
+    let mut repeated = 0;
+    for line in lines.split_inclusive(|byte| *byte == b'\n') {
+        let head = head::read(line.trim_ascii_end(), Depth::Offset)
+            .map_err(|source| FetchError::Foreign { key: segment.key.clone(), source })?;
+        if head.offset >= segment.begins {
+            break;
+        }
+        repeated += line.len();
+    }
+    lines.drain(..repeated);
+    Ok(lines)
 }
 
 /// Inflates whole chunks in memory.

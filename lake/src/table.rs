@@ -134,6 +134,9 @@ impl Records {
         }
         let mut count = 0;
         for segment in &self.source.topic.segments {
+            if segment.repeats() {
+                return None;
+            }
             count += segment.extent.records;
             if !self.with_tombstones && segment.extent.records > 0 {
                 if segment.ops.is_empty() {

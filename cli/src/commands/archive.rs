@@ -111,7 +111,7 @@ pub(crate) fn archive(
     };
     match (archives.as_slice(), wanted) {
         ([(sink, spec)], _) => Ok(Archive {
-            store: store(config, &spec.bucket)?,
+            store: store(config, spec)?,
             spec: (*spec).clone(),
             topics: sink.spec.topics.clone(),
             origins: sink.origins.clone(),

@@ -9,7 +9,7 @@ use tailwater_topics_contract::{Catalog, Registrations, SinkKind};
 use tailwater_topics_registry::{Registry, Scope, plan, registrations};
 
 use crate::config::{Config, Existing};
-use crate::workers::store;
+use crate::workers::{probe, store};
 use crate::{Context, declared, output};
 
 /// Find what would fail or lose changes, before the reader starts
@@ -111,8 +111,8 @@ async fn registered_findings(config: &Config) -> Vec<Finding> {
     for sink in registered.standing_sinks() {
         let name = &sink.spec.name;
         let checked = match &sink.spec.kind {
-            SinkKind::Archive(archive) => match store(config, &archive.bucket) {
-                Ok(store) => store.probe(archive.segment.bytes).await.map_err(anyhow::Error::new),
+            SinkKind::Archive(archive) => match store(config, archive) {
+                Ok(store) => probe(&store, archive).await.map(drop).map_err(anyhow::Error::new),
                 Err(error) => Err(error),
             },
             SinkKind::Search(search) => search_answers(config, search).await,

@@ -127,7 +127,7 @@ pub(crate) async fn run(cx: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let now_ms = clock::now_ms();
     let since_ms = now_ms - i64::try_from(args.over.as_millis()).context("`--over` is too long")?;
     let counts = offsets::blocking(move || offsets::since(&kafka, &names, since_ms)).await?;
-    let store = workers::store(&config, &spec.bucket)?;
+    let store = workers::store(&config, spec)?;
     let mut topics = Vec::new();
     for (topic, counts) in counts {
         let bytes_per_record = newest(&store, spec, &topic, now_ms).await?;
@@ -307,7 +307,8 @@ fn age(seconds: f64) -> String {
 mod tests {
     use super::*;
 
-    const LIMITS: SegmentSpec = SegmentSpec { bytes: 1_000_000, records: 10_000, age_ms: 60_000 };
+    const LIMITS: SegmentSpec =
+        SegmentSpec { bytes: 1_000_000, records: 10_000, age_ms: 60_000, idle_ms: None };
 
     fn closed(records: f64, bytes_per_record: f64) -> (u64, Border) {
         let rate = Rate { records, bytes: records * bytes_per_record };

@@ -50,7 +50,7 @@ pub(crate) async fn run(cx: &Context, args: Args) -> anyhow::Result<ExitCode> {
         "the topic still holds records from {} on, which can be archived; give up at most what is before them",
         at.first
     );
-    let store = workers::store(&config, &spec.bucket)?;
+    let store = workers::store(&config, spec)?;
     let archive = ArchiveSink::new(store, spec.clone(), sink.origins.clone());
     let partition = TopicPartition { topic: args.topic, partition: args.partition };
     match archive.record_gap(&partition, to, &args.reason).await? {

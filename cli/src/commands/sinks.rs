@@ -211,8 +211,10 @@ fn print(cx: &Context, described: &Described) -> std::io::Result<()> {
         SinkKind::Archive(archive) => {
             let segment = &archive.segment;
             let size = output::bytes(segment.bytes);
-            let limits = format!("{size}, {} records or {} ms", segment.records, segment.age_ms);
-            facts.push(("segment", limits));
+            let idle = segment.idle_ms.map(|idle| format!(" or {idle} ms without a record"));
+            let (records, age, idle) = (segment.records, segment.age_ms, idle.unwrap_or_default());
+            facts.push(("guarantee", archive.guarantee.to_string()));
+            facts.push(("segment", format!("{size}, {records} records or {age} ms{idle}")));
         }
         SinkKind::Search(search) => {
             let bulk = &search.bulk;

@@ -9,7 +9,7 @@ use tailwater_config::{Keys, S3Config};
 use tailwater_lake::Archive;
 use tailwater_sinks_archive::{ArchiveSink, Store};
 use tailwater_sinks_worker::{Sink, SourceRecord, TopicPartition, Writer};
-use tailwater_topics_contract::{ArchiveSpec, Origin, SegmentSpec, TopicName};
+use tailwater_topics_contract::{ArchiveSpec, Guarantee, Origin, SegmentSpec, TopicName};
 
 pub(crate) fn variable(name: &str) -> String {
     std::env::var(name)
@@ -91,7 +91,8 @@ impl Archived {
         let spec = ArchiveSpec {
             bucket: self.archive.store.bucket().to_owned(),
             prefix: self.archive.prefix.clone(),
-            segment: SegmentSpec { bytes: 64 << 20, records: 500_000, age_ms: 60_000 },
+            guarantee: Guarantee::ExactlyOnce,
+            segment: SegmentSpec::default(),
         };
         let origin =
             Origin { topic: topic.clone(), partition, offset: 0, dt: "2026-01-01".to_owned() };

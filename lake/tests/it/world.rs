@@ -18,8 +18,9 @@ use tailwater_lake::Archive;
 use tailwater_runtime::Health;
 use tailwater_sinks_worker::SourceRecord;
 use tailwater_topics_contract::{
-    ArchiveSpec, From as Source, Generation, Origin, Registration, Registrations, SegmentSpec,
-    SinkKind, SinkRegistration, SinkSpec, Standing, TopicName, TopicRegistration, TopicSpec,
+    ArchiveSpec, From as Source, Generation, Guarantee, Origin, Registration, Registrations,
+    SegmentSpec, SinkKind, SinkRegistration, SinkSpec, Standing, TopicName, TopicRegistration,
+    TopicSpec,
 };
 use tokio::sync::watch;
 use tokio_postgres::{Client, SimpleQueryMessage};
@@ -308,7 +309,8 @@ pub(crate) fn register(pipeline: &str, archive: &Archive, topic: &TopicName, ori
         kind: SinkKind::Archive(ArchiveSpec {
             bucket: archive.store.bucket().to_owned(),
             prefix: archive.prefix.clone(),
-            segment: SegmentSpec { bytes: 64 << 20, records: 500_000, age_ms: 60_000 },
+            guarantee: Guarantee::ExactlyOnce,
+            segment: SegmentSpec::default(),
         }),
         declared_at: None,
     };

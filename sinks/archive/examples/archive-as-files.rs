@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use tailwater_sinks_archive::chain::Link;
 use tailwater_sinks_archive::{ArchiveSink, Listed, Objects, Put, StoreError, segment};
 use tailwater_sinks_worker::{Sink, SourceRecord, TopicPartition, Writer};
-use tailwater_topics_contract::{ArchiveSpec, Origin, SegmentSpec, TopicName};
+use tailwater_topics_contract::{ArchiveSpec, Guarantee, Origin, SegmentSpec, TopicName};
 
 const PARTITIONS: i32 = 3;
 /// 2026-01-01.
@@ -38,7 +38,8 @@ async fn write(files: &Files, partition: i32, records: i64) -> anyhow::Result<()
     let spec = ArchiveSpec {
         bucket: String::new(),
         prefix: String::new(),
-        segment: SegmentSpec { bytes: 1 << 20, records: 500_000, age_ms: 60_000 },
+        guarantee: Guarantee::ExactlyOnce,
+        segment: SegmentSpec { bytes: 1 << 20, records: 500_000, age_ms: 60_000, idle_ms: None },
     };
     let sink = ArchiveSink::new(files.clone(), spec, vec![origin]);
     let (mut writer, _) = sink.open(&TopicPartition { topic, partition }, None).await?;

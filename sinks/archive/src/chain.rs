@@ -92,7 +92,7 @@ impl Link {
             Ok(Some((end(low)?, end(high)?)))
         }
         Ok(Self {
-            next: Place { start: field(metadata, "next")?, dt: field(metadata, "next-dt")? },
+            next: Place::new(field(metadata, "next")?, field(metadata, "next-dt")?),
             extent: Extent {
                 records: field(metadata, "records")?,
                 offset: range(metadata, "offset")?,
@@ -152,10 +152,10 @@ impl Claim {
     /// What is to be created at the head.
     pub fn at(&self, head: Place) -> Create {
         if self.first_dt > head.dt {
-            Create::Empty { next: Place { start: head.start, dt: self.first_dt } }
+            Create::Empty { next: Place::new(head.start, self.first_dt) }
         } else {
             let dt = head.dt.max(self.last_dt);
-            Create::Data { next: Place { start: self.end, dt } }
+            Create::Data { next: Place::new(self.end, dt) }
         }
     }
 
@@ -233,7 +233,7 @@ mod tests {
 
     impl Rival {
         fn open(store: &Store) -> Self {
-            let mut head = Place { start: 0, dt: day(0) };
+            let mut head = Place::new(0, day(0));
             while let Some((link, _)) = store.0.get(&head) {
                 assert!(link.is_at(head));
                 head = link.next;
@@ -305,7 +305,7 @@ mod tests {
             while last.head.start < LOG {
                 last.step(&mut store, &mut random, LOG);
             }
-            let mut head = Place { start: 0, dt: day(0) };
+            let mut head = Place::new(0, day(0));
             let (mut seen, mut links) = (Vec::<i64>::new(), 0);
             while let Some((link, records)) = store.0.get(&head) {
                 seen.extend(records);
@@ -320,7 +320,7 @@ mod tests {
 
     #[test]
     fn metadata_reads_back_and_anything_else_is_refused() {
-        let mut link = link(Place { start: 9, dt: day(3) }, 4, "ab".into());
+        let mut link = link(Place::new(9, day(3)), 4, "ab".into());
         link.extent.kafka_ts_ms = Some((-5, 7));
         link.extent.tw_seq = Some((1, u64::MAX));
         let metadata = link.to_metadata();
@@ -339,8 +339,8 @@ mod tests {
 
     #[test]
     fn a_link_that_goes_nowhere_is_no_link() {
-        let at = Place { start: 5, dt: day(3) };
-        let link = |start, dt, records| link(Place { start, dt: day(dt) }, records, String::new());
+        let at = Place::new(5, day(3));
+        let link = |start, dt, records| link(Place::new(start, day(dt)), records, String::new());
         assert!(link(6, 3, 1).is_at(at));
         assert!(link(5, 4, 0).is_at(at) && !link(5, 4, 0).is_gap_at(at));
         assert!(link(9, 3, 0).is_at(at) && link(9, 3, 0).is_gap_at(at));

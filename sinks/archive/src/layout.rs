@@ -2,14 +2,18 @@
 //!
 //! ```text
 //!  <prefix>data/<topic>/dt=2026-09-21/p00003-00000000000000750000.jsonl.gz        and nothing else under data/
+//!  <prefix>data/<topic>/dt=2026-09-21/p00003-00000000000000750000-9f86d081884c7d65.jsonl.gz     at least once
 //!  <prefix>meta/<topic>/topic.json
 //!  <prefix>meta/<topic>/manifest/p00003/00000000000000750000-2026-09-21.json
 //!  <prefix>meta/<topic>/keys/p00003/00000000000000750000-2026-09-21.filter
 //! ```
 //!
 //! A folder's day is that of the first record of each of its objects. Days never go back within a partition, so an
-//! object may hold records of earlier days, and of later ones when it was closed after midnight; how far they reach
+//! object may hold records of earlier days; the first of a later day closes it and is its last. How far its records reach
 //! stands in its metadata and its manifest.
+//!
+//! Where a store cannot tell who was first, an object's key ends in a word by chance, and so do those of its manifest and
+//! its key filters: several may begin at one place, and none ever takes the place of another.
 //!
 //! Numbers are padded so that names order as numbers do. Only `dt=` is a `key=value` part of the path: engines turn
 //! every such part into a column.
@@ -18,6 +22,10 @@ use std::fmt;
 use std::str::FromStr;
 
 use tailwater_topics_contract::TopicName;
+use uuid::Uuid;
+
+/// Letters of a day.
+const DAY_LETTERS: usize = 10;
 
 /// A day in UTC, as in `dt=2026-09-21`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -28,6 +36,12 @@ impl Day {
     pub fn of_ms(timestamp_ms: i64) -> Self {
         let timestamp = jiff::Timestamp::from_millisecond(timestamp_ms).unwrap_or_default();
         Self(timestamp.to_zoned(jiff::tz::TimeZone::UTC).date())
+    }
+
+    /// The millisecond at which the next day begins; none behind the end of the calendar.
+    pub fn end_ms(self) -> i64 {
+        let next = self.0.tomorrow().and_then(|day| day.to_zoned(jiff::tz::TimeZone::UTC));
+        next.map_or(i64::MAX, |next| next.timestamp().as_millisecond())
     }
 }
 
@@ -52,16 +66,43 @@ impl FromStr for Day {
     }
 }
 
-/// The place of one link of a chain: wholly determined by its predecessor.
+/// The place of one link of a chain: wholly determined by its predecessor. In an archive that is at least once, the place
+/// of one object among several.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Place {
     /// First position of the link.
     pub start: i64,
     /// Its folder.
     pub dt: Day,
+    /// Which of several objects it is; a link of a chain is the only one.
+    pub twin: Option<Twin>,
 }
 
-/// As in the commit metadata of a consumer group: `2026-09-21/750000`.
+/// Tells objects apart that begin at one place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Twin(u64);
+
+impl Twin {
+    /// One that nobody else has.
+    pub fn by_chance() -> Self {
+        Self(Uuid::new_v4().as_u64_pair().0)
+    }
+
+    /// Reads what `Display` prints.
+    fn parse(text: &str) -> Option<Self> {
+        let is_hex = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+        let is_printed = text.len() == 16 && text.bytes().all(is_hex);
+        is_printed.then(|| u64::from_str_radix(text, 16).ok()).flatten().map(Self)
+    }
+}
+
+impl fmt::Display for Twin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// As in the commit metadata of a consumer group: `2026-09-21/750000`. Which of several it is does not show.
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.dt, self.start)
@@ -72,7 +113,17 @@ impl Place {
     /// Reads what `Display` prints.
     pub fn parse(text: &str) -> Option<Self> {
         let (dt, start) = text.split_once('/')?;
-        Some(Self { start: start.parse().ok()?, dt: dt.parse().ok()? })
+        Some(Self::new(start.parse().ok()?, dt.parse().ok()?))
+    }
+
+    /// A link's.
+    pub fn new(start: i64, dt: Day) -> Self {
+        Self { start, dt, twin: None }
+    }
+
+    /// What follows the number in a key.
+    fn suffix(&self) -> String {
+        self.twin.map(|twin| format!("-{twin}")).unwrap_or_default()
     }
 }
 
@@ -92,24 +143,29 @@ impl Layout {
 
     /// The key of a link.
     pub fn object(&self, place: Place) -> String {
-        let Place { start, dt } = place;
+        let Place { start, dt, .. } = place;
         format!(
-            "{}dt={dt}/p{:05}-{start:020}.jsonl.gz",
+            "{}dt={dt}/p{:05}-{start:020}{}.jsonl.gz",
             data(&self.prefix, &self.topic),
-            self.partition
+            self.partition,
+            place.suffix()
         )
     }
 
     /// The key of a link's manifest.
     pub fn manifest(&self, place: Place) -> String {
-        let (prefix, topic, Place { start, dt }) = (&self.prefix, &self.topic, place);
-        format!("{prefix}meta/{topic}/manifest/p{:05}/{start:020}-{dt}.json", self.partition)
+        format!("{}manifest/{}.json", meta(&self.prefix, &self.topic), self.beside(place))
     }
 
     /// The key of a link's key filters.
     pub fn filter(&self, place: Place) -> String {
-        let (prefix, topic, Place { start, dt }) = (&self.prefix, &self.topic, place);
-        format!("{prefix}meta/{topic}/keys/p{:05}/{start:020}-{dt}.filter", self.partition)
+        format!("{}keys/{}.filter", meta(&self.prefix, &self.topic), self.beside(place))
+    }
+
+    /// What the keys of everything that stands beside a link have in common.
+    fn beside(&self, place: Place) -> String {
+        let Place { start, dt, .. } = place;
+        format!("p{:05}/{start:020}-{dt}{}", self.partition, place.suffix())
     }
 
     /// The topic.
@@ -148,11 +204,15 @@ pub fn parse(key: &str) -> Option<(i32, Place)> {
     let (folder, file) = key.rsplit_once('/')?;
     let dt = folder.rsplit_once('/')?.1.strip_prefix("dt=")?.parse().ok()?;
     let (partition, start) = file.strip_suffix(".jsonl.gz")?.strip_prefix('p')?.split_once('-')?;
+    let (start, twin) = match start.split_once('-') {
+        Some((start, twin)) => (start, Some(Twin::parse(twin)?)),
+        None => (start, None),
+    };
     let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
     if partition.len() < 5 || start.len() != 20 || !digits(partition) || !digits(start) {
         return None;
     }
-    Some((partition.parse().ok()?, Place { start: start.parse().ok()?, dt }))
+    Some((partition.parse().ok()?, Place { start: start.parse().ok()?, dt, twin }))
 }
 
 /// The partition and place that the key of a manifest or of key filters speaks of.
@@ -160,8 +220,12 @@ pub fn parse_beside(key: &str) -> Option<(i32, Place)> {
     let (folder, file) = key.rsplit_once('/')?;
     let partition = folder.rsplit_once("/p")?.1.parse().ok()?;
     let place = file.strip_suffix(".json").or_else(|| file.strip_suffix(".filter"))?;
-    let (start, dt) = place.split_once('-')?;
-    Some((partition, Place { start: start.parse().ok()?, dt: dt.parse().ok()? }))
+    let (start, day) = place.split_once('-')?;
+    let (dt, twin) = match day.split_at_checked(DAY_LETTERS)? {
+        (dt, "") => (dt, None),
+        (dt, twin) => (dt, Some(Twin::parse(twin.strip_prefix('-')?)?)),
+    };
+    Some((partition, Place { start: start.parse().ok()?, dt: dt.parse().ok()?, twin }))
 }
 
 #[cfg(test)]
@@ -173,7 +237,7 @@ mod tests {
     #[test]
     fn keys_are_as_documented() {
         let layout = Layout::new("tw/", "orders.events".parse().expect("valid"), 3);
-        let place = Place { start: 750_000, dt: "2026-09-21".parse().expect("valid") };
+        let place = Place::new(750_000, "2026-09-21".parse().expect("valid"));
         assert_eq!(
             layout.object(place),
             "tw/data/orders.events/dt=2026-09-21/p00003-00000000000000750000.jsonl.gz"
@@ -186,6 +250,15 @@ mod tests {
             layout.filter(place),
             "tw/meta/orders.events/keys/p00003/00000000000000750000-2026-09-21.filter"
         );
+        let place = Place { twin: Some(Twin(0x9f86)), ..place };
+        assert_eq!(
+            layout.object(place),
+            "tw/data/orders.events/dt=2026-09-21/p00003-00000000000000750000-0000000000009f86.jsonl.gz"
+        );
+        assert_eq!(
+            layout.manifest(place),
+            "tw/meta/orders.events/manifest/p00003/00000000000000750000-2026-09-21-0000000000009f86.json"
+        );
     }
 
     #[test]
@@ -193,6 +266,8 @@ mod tests {
         assert_eq!(Day::of_ms(86_399_999).to_string(), "1970-01-01");
         assert_eq!(Day::of_ms(86_400_000).to_string(), "1970-01-02");
         assert_eq!(Day::of_ms(-1).to_string(), "1969-12-31");
+        assert_eq!(Day::of_ms(-1).end_ms(), 0);
+        assert_eq!(Day::of_ms(86_400_000).end_ms(), 2 * 86_400_000);
         for text in ["2026-9-1", "20260901", "2026-09-01T00:00:00", "x"] {
             assert!(text.parse::<Day>().is_err(), "{text}");
         }
@@ -200,14 +275,20 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_a_key_says_is_read_back(partition in 0..100_000_i32, start in 0..i64::MAX, ms in 0..4_000_000_000_000_i64) {
+        fn what_a_key_says_is_read_back(
+            partition in 0..100_000_i32,
+            start in 0..i64::MAX,
+            ms in 0..4_000_000_000_000_i64,
+            twin in any::<Option<u64>>(),
+        ) {
             let layout = Layout::new("", "t".parse().expect("valid"), partition);
-            let place = Place { start, dt: Day::of_ms(ms) };
+            let place = Place { start, dt: Day::of_ms(ms), twin: twin.map(Twin) };
             prop_assert_eq!(parse(&layout.object(place)), Some((partition, place)));
             for beside in [layout.manifest(place), layout.filter(place)] {
                 prop_assert_eq!(parse_beside(&beside), Some((partition, place)));
             }
-            prop_assert_eq!(Place::parse(&place.to_string()), Some(place));
+            let link = Place { twin: None, ..place };
+            prop_assert_eq!(Place::parse(&place.to_string()), Some(link));
         }
 
         #[test]

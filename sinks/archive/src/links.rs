@@ -110,6 +110,33 @@ impl<S: Objects> Links<S> {
         Ok(end)
     }
 
+    /// Finds the end of what stands without a hole, where objects may overlap. Each begins where everything before it
+    /// stands already, so one may be looked from: that at the hint, if there is one.
+    pub(crate) async fn covered(&self, origin: Place, hint: Option<Place>) -> Result<End, Error> {
+        let listed = self.store.list(&self.layout.data()).await?;
+        let places = listed.iter().filter_map(|object| layout::parse(&object.key));
+        let ours = places.filter(|(partition, _)| *partition == self.layout.partition());
+        let mut places: Vec<Place> = ours.map(|(_, place)| place).collect();
+        places.sort();
+        let hint = hint.filter(|hint| places.iter().any(|place| place.start == hint.start));
+        let from = hint.unwrap_or(origin);
+        let mut end = End { last: from, head: from };
+        for place in places.into_iter().filter(|place| place.start >= from.start) {
+            if place.start > end.head.start {
+                break;
+            }
+            let key = self.layout.object(place);
+            match self.store.link(&key).await? {
+                Some(link) if !link.is_at(place) => return Err(Error::Astray { key }),
+                Some(link) if link.next.start > end.head.start => {
+                    end = End { last: place, head: link.next };
+                }
+                _ => {}
+            }
+        }
+        Ok(end)
+    }
+
     /// Creates a link unless its place is taken; answers the one that stands there now.
     pub(crate) async fn create(
         &self,

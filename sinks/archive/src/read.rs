@@ -106,7 +106,7 @@ pub fn breaks(objects: &[Object]) -> Vec<Break> {
     broken
         .map(|(before, after)| Break {
             before: before.key.clone(),
-            leads_to: Place { start: before.next, dt: before.next_dt }.to_string(),
+            leads_to: Place::new(before.next, before.next_dt).to_string(),
             after: after.key.clone(),
         })
         .collect()

@@ -9,6 +9,15 @@
 //!                                                         └─ another's ──▶ the end of the chain ──▶ seek
 //! ```
 //!
+//! **At least once.** Where a store cannot tell who was first, a batch goes under a key that nobody else has, beside whatever
+//! others store, and nobody takes anything away. So nothing is lost, and rivals store some records twice. A writer begins
+//! where everything before stands, and goes on where its last object ends: so in all objects together there is no hole.
+//!
+//! ```text
+//!  open:   hint ──▶ objects that begin there or behind it ──▶ the end of what they cover without a hole
+//!  flush:  put under a key by chance ──▶ manifest ──▶ continue at `next`
+//! ```
+//!
 //! The batch is sealed once, so that every attempt sends the same bytes, and let go only when it is decided. A flush
 //! that is cut off anywhere and called again, or never again, changes nothing.
 //!
@@ -33,11 +42,11 @@ use tailwater_sinks_worker::source::Sources;
 use tailwater_sinks_worker::{
     Committed, Flushed, Rejected, Resume, Sink, SinkError, SourceRecord, TopicPartition, Writer,
 };
-use tailwater_topics_contract::{ArchiveSpec, Origin, SegmentSpec};
+use tailwater_topics_contract::{ArchiveSpec, Guarantee, Origin, SegmentSpec};
 use uuid::Uuid;
 
 use crate::chain::{Claim, Create, Link, Verdict};
-use crate::layout::{Day, Layout, NotADay, Place};
+use crate::layout::{Day, Layout, NotADay, Place, Twin};
 use crate::line;
 use crate::links::{self, End, Links};
 use crate::manifest::Summary;
@@ -115,13 +124,14 @@ impl<S: Objects> ArchiveSink<S> {
         reason: &str,
     ) -> Result<Option<i64>, SinkError> {
         let links = self.links(partition);
-        let end = links.find(self.origin(partition)?, None).await.map_err(Error::from)?;
-        let head = end.head;
+        let origin = self.origin(partition)?;
+        let head = self.end(&links, origin, None).await?.head;
+        let head = Place { twin: self.twin(), ..head };
         if to <= head.start {
             return Ok(None);
         }
         let empty = Open::default().seal();
-        let link = empty.link(Place { start: to, dt: head.dt }, &self.writer);
+        let link = empty.link(Place::new(to, head.dt), &self.writer);
         let bytes = empty.segment.bytes;
         let found = links.create_gap(head, link, reason, bytes).await.map_err(Error::from)?;
         if found.is_gap_at(head) && found.next.start == to {
@@ -148,7 +158,25 @@ impl<S: Objects> ArchiveSink<S> {
             .dt
             .parse()
             .map_err(|source| Error::Origin { partition: partition.clone(), source })?;
-        Ok(Place { start: origin.offset, dt })
+        Ok(Place::new(origin.offset, dt))
+    }
+
+    /// Where what is stored ends.
+    async fn end(
+        &self,
+        links: &Links<S>,
+        origin: Place,
+        hint: Option<Place>,
+    ) -> Result<End, Error> {
+        Ok(match self.spec.guarantee {
+            Guarantee::ExactlyOnce => links.find(origin, hint).await?,
+            Guarantee::AtLeastOnce => links.covered(origin, hint).await?,
+        })
+    }
+
+    /// What tells the next object from others at its place.
+    fn twin(&self) -> Option<Twin> {
+        (self.spec.guarantee == Guarantee::AtLeastOnce).then(Twin::by_chance)
     }
 }
 
@@ -168,7 +196,7 @@ impl<S: Objects> Sink for ArchiveSink<S> {
         }
         let remembered = committed.and_then(|committed| Remembered::parse(&committed.metadata));
         let hint = remembered.map(|remembered| remembered.last);
-        let end = links.find(origin, hint).await.map_err(Error::from)?;
+        let end = self.end(&links, origin, hint).await?;
         let beyond = committed.map(|committed| committed.offset).filter(|c| *c > end.head.start);
         let is_empty = remembered.and_then(|remembered| remembered.head) == Some(end.head.start);
         let next = beyond.filter(|_| is_empty).unwrap_or(end.head.start);
@@ -185,10 +213,12 @@ impl<S: Objects> Sink for ArchiveSink<S> {
             links,
             partition: partition.clone(),
             limits: self.spec.segment,
+            guarantee: self.spec.guarantee,
             writer: self.writer.clone(),
             end,
             next,
             batch: None,
+            twin: None,
             line: Vec::new(),
         };
         Ok((writer, next))
@@ -228,12 +258,16 @@ pub struct ArchiveWriter<S = Store> {
     links: Links<S>,
     partition: TopicPartition,
     limits: SegmentSpec,
+    guarantee: Guarantee,
     writer: String,
     /// The end of the chain, as far as we know.
     end: End,
     /// No record below this is still to be stored: the head, or beyond it where there are none.
     next: i64,
     batch: Option<Batch>,
+    /// Where several objects may stand at a place: which one the batch is to be while it ends at this position. A request
+    /// that was given up may arrive yet, so under one key there is never anything else.
+    twin: Option<(i64, Twin)>,
     /// Memory for one line.
     line: Vec<u8>,
 }
@@ -250,6 +284,11 @@ struct Open {
     summary: Summary,
     /// Timestamp of the first record.
     first_ms: i64,
+    /// When the day ends that its folder is of.
+    day_end_ms: i64,
+    /// Whether a record is of a later one. It is the only one, because the batch is full with it: what follows is in its
+    /// own folder.
+    is_of_two_days: bool,
 }
 
 #[derive(Debug)]
@@ -266,7 +305,7 @@ impl<S: Objects> Writer for ArchiveWriter<S> {
         let (offset, timestamp_ms) = (record.offset, record.timestamp_ms);
         let origin = line::write(self.partition.partition, &record, &mut self.line);
         let batch = self.batch.get_or_insert_with(|| {
-            Batch::Open(Box::new(Open { first_ms: timestamp_ms, ..Open::default() }))
+            Batch::Open(Box::new(Open::begin(timestamp_ms, self.end.head.dt)))
         });
         match batch {
             Batch::Open(open) => {
@@ -274,6 +313,7 @@ impl<S: Objects> Writer for ArchiveWriter<S> {
                 let key = record.key.as_deref();
                 open.summary.on_record(begins_chunk, offset, timestamp_ms, key, &origin);
                 open.segment.line(&self.line);
+                open.is_of_two_days |= open.is_of_a_later_day(timestamp_ms);
             }
             Batch::Sealed(_) => unreachable!("nothing is pushed between a flush and its repeat"),
         }
@@ -294,6 +334,7 @@ impl<S: Objects> Writer for ArchiveWriter<S> {
             Some(Batch::Open(open)) => {
                 open.segment.compressed_bytes() as u64 >= self.limits.bytes
                     || open.summary.extent.records >= self.limits.records
+                    || open.is_of_two_days
                     || open.segment.is_full()
             }
             Some(Batch::Sealed(_)) => true,
@@ -304,6 +345,10 @@ impl<S: Objects> Writer for ArchiveWriter<S> {
         Duration::from_millis(self.limits.age_ms)
     }
 
+    fn idle_limit(&self) -> Option<Duration> {
+        self.limits.idle_ms.map(Duration::from_millis)
+    }
+
     async fn flush(&mut self, next: i64) -> Result<Flushed, SinkError> {
         let resume = match self.batch.as_mut().map(Batch::seal) {
             None => {
@@ -311,12 +356,17 @@ impl<S: Objects> Writer for ArchiveWriter<S> {
                 Resume::Continue
             }
             Some(sealed) => {
-                let resume = self.claim(&sealed, next).await.map_err(Error::from)?;
+                let stored = match self.guarantee {
+                    Guarantee::ExactlyOnce => self.claim(&sealed, next).await,
+                    Guarantee::AtLeastOnce => self.add(&sealed, next).await,
+                };
+                let resume = stored.map_err(Error::from)?;
                 self.next = self.end.head.start;
                 resume
             }
         };
         self.batch = None;
+        self.twin = None;
         self.line = Vec::new();
         let remembered = Remembered { last: self.end.last, head: Some(self.end.head.start) };
         Ok(Flushed {
@@ -340,10 +390,23 @@ impl Batch {
 }
 
 impl Open {
+    /// What begins with a record, in a folder of its day or a later one.
+    fn begin(first_ms: i64, dt: Day) -> Self {
+        let day_end_ms = Day::of_ms(first_ms).max(dt).end_ms();
+        Self { first_ms, day_end_ms, ..Self::default() }
+    }
+
+    fn is_of_a_later_day(&self, timestamp_ms: i64) -> bool {
+        // Only then, because it asks for the time: one from the year 9999 is of tomorrow, as are those behind it.
+        timestamp_ms >= self.day_end_ms
+            && believed(timestamp_ms, clock::now_ms()).end_ms() > self.day_end_ms
+    }
+
     fn seal(self) -> Sealed {
         let segment = self.segment.finish();
         let sha256 = links::sha256(&segment.bytes);
-        Sealed { segment, sha256, summary: self.summary, first_ms: self.first_ms }
+        let Self { summary, first_ms, .. } = self;
+        Sealed { segment, sha256, summary, first_ms }
     }
 }
 
@@ -361,13 +424,33 @@ impl Sealed {
 
     /// What the next link must hold, when `now_ms` is the time.
     fn claim(&self, end: i64, now_ms: i64) -> Claim {
-        let day = |ms: i64| Day::of_ms(ms.min(now_ms.saturating_add(AHEAD_MAX_MS)));
+        let day = |ms: i64| believed(ms, now_ms);
         let last_ms = self.summary.extent.kafka_ts_ms.map_or(self.first_ms, |(_, last)| last);
         Claim { end, first_dt: day(self.first_ms), last_dt: day(last_ms) }
     }
 }
 
+/// The day of a record, when `now_ms` is the time.
+fn believed(timestamp_ms: i64, now_ms: i64) -> Day {
+    Day::of_ms(timestamp_ms.min(now_ms.saturating_add(AHEAD_MAX_MS)))
+}
+
 impl<S: Objects> ArchiveWriter<S> {
+    /// Stores the batch beside whatever others store.
+    async fn add(&mut self, sealed: &Sealed, end: i64) -> Result<Resume, links::Error> {
+        let Claim { first_dt, last_dt, .. } = sealed.claim(end, clock::now_ms());
+        let kept = self.twin.filter(|(of, _)| *of == end);
+        let (_, twin) = *self.twin.insert(kept.unwrap_or_else(|| (end, Twin::by_chance())));
+        let at = Place { start: self.end.head.start, dt: first_dt, twin: Some(twin) };
+        let next = Place::new(end, first_dt.max(last_dt));
+        let standing = self.create(at, next, sealed).await?;
+        let Sealed { segment, summary, .. } = sealed;
+        let bytes = segment.bytes.len();
+        self.links.write_manifest(at, &standing, bytes, &segment.chunks, summary).await?;
+        self.end = End { last: at, head: next };
+        Ok(Resume::Continue)
+    }
+
     /// Makes the batch a link of the chain, or finds that the chain has gone on without it.
     async fn claim(&mut self, sealed: &Sealed, end: i64) -> Result<Resume, links::Error> {
         let claim = sealed.claim(end, clock::now_ms());
@@ -414,7 +497,7 @@ mod tests {
 
     #[test]
     fn what_the_group_remembers_is_read_back() {
-        let last = Place { start: 7, dt: Day::of_ms(0) };
+        let last = Place::new(7, Day::of_ms(0));
         for (head, text) in [(None, "1970-01-01/7"), (Some(12), "1970-01-01/7 head 12")] {
             let remembered = Remembered { last, head };
             assert_eq!(remembered.to_string(), text);

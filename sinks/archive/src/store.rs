@@ -77,6 +77,8 @@ pub struct Store {
     region: String,
     bucket: String,
     encryption: Option<Encryption>,
+    /// Whether it is told to create only where nothing stands.
+    is_conditional: bool,
 }
 
 /// What became of a conditional create.
@@ -149,7 +151,7 @@ pub enum StoreError {
     },
     /// Of several writers of one object not exactly one was told that it had created it.
     #[error(
-        "the S3 store at {endpoint} let {winners} of {WRITERS} writers create the same object, where it must be one, so an archive in it could lose records; use a store with atomic conditional writes"
+        "the S3 store at {endpoint} let {winners} of {WRITERS} writers create the same object, where it must be one, so an archive in it could lose records; use a store with atomic conditional writes, or declare an archive with `guarantee: at-least-once`"
     )]
     NotAtomic {
         /// Where it listens.
@@ -159,7 +161,7 @@ pub enum StoreError {
     },
     /// An object does not hold what its only creator wrote.
     #[error(
-        "the S3 store at {endpoint} replaced an object that was only to be created, so an archive in it could lose records; use a store with atomic conditional writes"
+        "the S3 store at {endpoint} replaced an object that was only to be created, so an archive in it could lose records; use a store with atomic conditional writes, or declare an archive with `guarantee: at-least-once`"
     )]
     Overwrites {
         /// Where it listens.
@@ -237,7 +239,14 @@ impl Store {
             region: config.region,
             bucket: bucket.to_owned(),
             encryption: config.encryption,
+            is_conditional: true,
         }
+    }
+
+    /// The same for stores that do not know conditions, or refuse requests with one: what is created then takes the place
+    /// of what stands there. For keys that nobody else has.
+    pub fn without_conditions(self) -> Self {
+        Self { is_conditional: false, ..self }
     }
 
     /// The bucket's name.
@@ -248,6 +257,14 @@ impl Store {
     /// Whether the bucket exists.
     pub async fn has_bucket(&self) -> Result<bool, StoreError> {
         again(|| self.look_for_bucket()).await
+    }
+
+    /// Makes sure that the bucket is there.
+    ///
+    /// # Errors
+    /// It is not, or the store does not answer.
+    pub async fn ensure_reachable(&self) -> Result<(), StoreError> {
+        if self.has_bucket().await? { Ok(()) } else { Err(self.no_bucket()) }
     }
 
     async fn look_for_bucket(&self) -> Result<bool, StoreError> {
@@ -301,6 +318,11 @@ impl Store {
             put.map_err(|error| self.failed(&error, &format!("replacing `{key}`")))
         })
         .await
+    }
+
+    /// Of a create: that nothing stands there.
+    fn condition(&self) -> Option<String> {
+        self.is_conditional.then(|| "*".to_owned())
     }
 
     fn encryption(&self) -> Option<ServerSideEncryption> {
@@ -373,7 +395,7 @@ impl Objects for Store {
             .put_object()
             .bucket(&self.bucket)
             .key(key)
-            .if_none_match("*")
+            .set_if_none_match(self.condition())
             .content_type(content_type)
             .set_metadata(Some(metadata))
             .set_server_side_encryption(self.encryption())

@@ -200,10 +200,21 @@ struct Batch {
     next: i64,
     /// When its first record came.
     since: Option<Instant>,
+    /// When its last records came.
+    last: Option<Instant>,
     /// Timestamp of its last record.
     last_ms: i64,
     /// Records refused on push.
     rejected: Vec<Rejected>,
+}
+
+impl Batch {
+    /// When it is flushed for its age, or because nothing has come for a while.
+    fn due(&self, writer: &impl Writer) -> Option<Instant> {
+        let old = self.since? + writer.age_limit();
+        let idle = self.last.zip(writer.idle_limit()).map(|(last, limit)| last + limit);
+        Some(idle.map_or(old, |idle| old.min(idle)))
+    }
 }
 
 /// Why a partition cannot go on.
@@ -252,7 +263,7 @@ impl<S: Sink, G: Group, D: DeadLetters> Partition<S, G, D> {
         let mut seeking = true;
         self.group.seek(&self.id, start);
         loop {
-            let due = batch.since.map(|since| since + writer.age_limit());
+            let due = batch.due(&writer);
             let input = tokio::select! {
                 biased;
                 () = self.ending.drain.cancelled() => {
@@ -285,6 +296,7 @@ impl<S: Sink, G: Group, D: DeadLetters> Partition<S, G, D> {
                             seeking |= self.flush(&mut writer, &mut batch).await?;
                         }
                     }
+                    batch.last = batch.since.map(|_| Instant::now());
                     self.account.on_batch(writer.buffered_bytes());
                 }
                 Input::Reached(next) if !seeking && next > batch.next => {
@@ -516,6 +528,23 @@ mod loops {
         sleep(Duration::from_secs(2)).await;
         assert_eq!(world.committed(), Some(6), "old");
         assert_eq!(world.sink.stored(&world.id).len(), 6);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_batch_to_which_nothing_is_added_is_flushed_before_it_is_old() {
+        let world = World::start(MemorySink::new(100).flushed_idle(Duration::from_millis(300)));
+        for offset in 0..4 {
+            world.records(offset..offset + 1).await;
+            sleep(Duration::from_millis(200)).await;
+        }
+        assert_eq!(world.committed(), None, "something came every 200 ms");
+        sleep(Duration::from_millis(150)).await;
+        assert_eq!(world.committed(), Some(4));
+        for offset in 4..12 {
+            world.records(offset..offset + 1).await;
+            sleep(Duration::from_millis(200)).await;
+        }
+        assert!(world.committed() > Some(4), "it is old after a second all the same");
     }
 
     #[tokio::test(start_paused = true)]

@@ -63,6 +63,11 @@ pub trait Writer: Send + 'static {
     /// How old the first record of the batch may become before the batch is flushed. The worker keeps the clock.
     fn age_limit(&self) -> Duration;
 
+    /// How long after the last record of the batch it is flushed; none when only its age counts.
+    fn idle_limit(&self) -> Option<Duration> {
+        None
+    }
+
     /// Makes everything pushed durable. `next` is the position after the last record consumed, whether it was
     /// pushed, rejected or a control record.
     ///

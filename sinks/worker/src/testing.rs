@@ -34,6 +34,7 @@ pub enum Fault {
 #[derive(Clone, Debug)]
 pub struct MemorySink {
     batch_size: usize,
+    idle: Option<Duration>,
     state: Arc<Mutex<State>>,
 }
 
@@ -50,7 +51,12 @@ struct State {
 impl MemorySink {
     /// A sink whose batches are full with so many records.
     pub fn new(batch_size: usize) -> Self {
-        Self { batch_size, state: Arc::default() }
+        Self { batch_size, idle: None, state: Arc::default() }
+    }
+
+    /// The same, whose batches are flushed when no record has come for so long.
+    pub fn flushed_idle(self, idle: Duration) -> Self {
+        Self { idle: Some(idle), ..self }
     }
 
     /// The next `times` flushes go wrong.
@@ -155,6 +161,10 @@ impl Writer for MemoryWriter {
 
     fn age_limit(&self) -> Duration {
         Duration::from_secs(1)
+    }
+
+    fn idle_limit(&self) -> Option<Duration> {
+        self.sink.idle
     }
 
     async fn flush(&mut self, next: i64) -> Result<Flushed, SinkError> {

@@ -244,7 +244,7 @@ fn at(declared_at: Option<&Place>) -> String {
 mod tests {
     use super::*;
     use crate::{
-        Generation, Registration, Registrations, SinkRegistration, Standing, TableName,
+        Generation, Guarantee, Registration, Registrations, SinkRegistration, Standing, TableName,
         TopicRegistration,
     };
 
@@ -304,6 +304,26 @@ search: { alias: stock, mapping: m.json }
         assert_eq!(catalog.topics[1].partitions, 1);
         let SinkKind::Archive(archive) = &catalog.sinks[0].kind else { panic!("archive") };
         assert_eq!((archive.segment.records, archive.segment.age_ms), (500_000, 60_000));
+        assert_eq!((archive.guarantee, archive.segment.idle_ms), (Guarantee::ExactlyOnce, None));
+    }
+
+    #[test]
+    fn an_archive_says_what_it_promises_and_when_it_closes_a_segment() {
+        let with = |archive: &str| {
+            GOOD.replace("bucket: events, segment: { bytes: 64MiB, age: 60s }", archive)
+        };
+        let text = with("bucket: events, guarantee: at-least-once, segment: { idle: 5s }");
+        let catalog = Catalog::parse([("folder/a.yaml", text.as_str())], &load).expect("good");
+        let SinkKind::Archive(archive) = &catalog.sinks[0].kind else { panic!("archive") };
+        let said = (archive.guarantee, archive.segment.idle_ms);
+        assert_eq!(said, (Guarantee::AtLeastOnce, Some(5_000)));
+        for (archive, problem) in [
+            ("bucket: events, guarantee: always", "`exactly-once` or `at-least-once`"),
+            ("bucket: events, segment: { idle: 0s }", "idle"),
+        ] {
+            let found = mistakes_of(&with(archive));
+            assert!(found[0].contains(problem), "{found:?}");
+        }
     }
 
     #[test]

@@ -39,6 +39,6 @@ pub use registration::{
 pub use seq::Seq;
 pub use shaping::{Columns, DocumentSpec};
 pub use spec::{
-    ArchiveSpec, BulkSpec, From, SearchSpec, SegmentSpec, SinkKind, SinkSpec, TopicSpec, Values,
-    looks_like_card_data,
+    ArchiveSpec, BulkSpec, From, Guarantee, SearchSpec, SegmentSpec, SinkKind, SinkSpec, TopicSpec,
+    Values, looks_like_card_data,
 };

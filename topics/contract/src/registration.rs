@@ -297,8 +297,10 @@ mod tests {
     }
 
     fn registered(topics: &[(&str, Standing)], standing: Standing) -> Registrations {
-        let segment = SegmentSpec { bytes: 1, records: 1, age_ms: 1 };
-        let archive = ArchiveSpec { bucket: "events".into(), prefix: String::new(), segment };
+        let guarantee = crate::Guarantee::default();
+        let segment = SegmentSpec { bytes: 1, records: 1, age_ms: 1, idle_ms: None };
+        let archive =
+            ArchiveSpec { bucket: "events".into(), prefix: String::new(), guarantee, segment };
         let spec = SinkSpec {
             name: "lake".parse().expect("valid"),
             topics: topics.iter().map(|(name, _)| name.parse().expect("valid")).collect(),

@@ -101,6 +101,12 @@ pub static ARCHIVE: Shape = Shape {
             "",
             "before every object key, so that several archives share a bucket",
         ),
+        Field::or(
+            "guarantee",
+            Form::OneOf(&["exactly-once", "at-least-once"]),
+            "exactly-once",
+            "how often a record is kept; `at-least-once` is for stores without atomic conditional writes: where a worker was killed or hung, records may stand in two objects",
+        ),
         Field::optional(
             "segment",
             Form::Section(&SEGMENT),
@@ -121,6 +127,7 @@ pub static SEGMENT: Shape = Shape {
         ),
         Field::or("records", Form::Whole(1, u64::MAX), "500000", "records in it"),
         Field::or("age", Form::Span, "60s", "time since its first record came"),
+        Field::optional("idle", Form::Span, "time since its last record came"),
     ],
 };
 

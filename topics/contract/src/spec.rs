@@ -1,6 +1,7 @@
 //! One declared topic or sink.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -151,8 +152,39 @@ pub struct ArchiveSpec {
     pub bucket: String,
     /// Before every object key: empty, or ending with `/`.
     pub prefix: String,
+    /// What is promised of every record.
+    #[serde(default, skip_serializing_if = "Guarantee::is_default")]
+    pub guarantee: Guarantee,
     /// When a segment is closed.
     pub segment: SegmentSpec,
+}
+
+/// How often a record stands in an archive.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Guarantee {
+    /// Once, whatever fails; asks for a store with atomic conditional writes.
+    #[default]
+    ExactlyOnce,
+    /// Once or, where a worker was killed or hung, several times; any store will do.
+    AtLeastOnce,
+}
+
+impl Guarantee {
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "the signature serde asks for")]
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// As it is declared.
+impl fmt::Display for Guarantee {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ExactlyOnce => "exactly-once",
+            Self::AtLeastOnce => "at-least-once",
+        })
+    }
 }
 
 /// When an archive segment is closed: at whichever comes first.
@@ -164,6 +196,15 @@ pub struct SegmentSpec {
     pub records: u64,
     /// Milliseconds since its first record came. Default 60,000.
     pub age_ms: u64,
+    /// Milliseconds since its last record came; none unless declared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_ms: Option<u64>,
+}
+
+impl Default for SegmentSpec {
+    fn default() -> Self {
+        Self { bytes: 64 << 20, records: 500_000, age_ms: 60_000, idle_ms: None }
+    }
 }
 
 /// A search index kept equal to a table.
@@ -349,20 +390,31 @@ fn archive(mut archive: Section<'_>, mistakes: &mut Mistakes) -> Option<ArchiveS
             mistakes,
         );
     }
-    let mut segment = archive.section("segment", mistakes);
-    let spec = SegmentSpec {
-        bytes: segment.or("bytes", ByteSize(64 << 20), mistakes).0,
-        records: segment.or("records", 500_000, mistakes),
-        age_ms: millis(segment.or("age", Span(std::time::Duration::from_secs(60)), mistakes)),
+    let guarantee: Option<String> = archive.optional("guarantee", mistakes);
+    let guarantee = match guarantee.as_deref() {
+        None | Some("exactly-once") => Guarantee::ExactlyOnce,
+        Some("at-least-once") => Guarantee::AtLeastOnce,
+        Some(_) => {
+            let problem = "expected `exactly-once` or `at-least-once`";
+            archive.refuse("guarantee", problem, mistakes);
+            Guarantee::ExactlyOnce
+        }
     };
-    positive(
-        &segment,
-        &[("bytes", spec.bytes), ("records", spec.records), ("age", spec.age_ms)],
-        mistakes,
-    );
+    let mut segment = archive.section("segment", mistakes);
+    let default = SegmentSpec::default();
+    let age = Span(std::time::Duration::from_millis(default.age_ms));
+    let spec = SegmentSpec {
+        bytes: segment.or("bytes", ByteSize(default.bytes), mistakes).0,
+        records: segment.or("records", default.records, mistakes),
+        age_ms: millis(segment.or("age", age, mistakes)),
+        idle_ms: segment.optional("idle", mistakes).map(millis),
+    };
+    let mut limits = vec![("bytes", spec.bytes), ("records", spec.records), ("age", spec.age_ms)];
+    limits.extend(spec.idle_ms.map(|idle_ms| ("idle", idle_ms)));
+    positive(&segment, &limits, mistakes);
     segment.finish_as(&shape::SEGMENT, mistakes);
     archive.finish_as(&shape::ARCHIVE, mistakes);
-    Some(ArchiveSpec { bucket: bucket?, prefix, segment: spec })
+    Some(ArchiveSpec { bucket: bucket?, prefix, guarantee, segment: spec })
 }
 
 fn search(mut search: Section<'_>, load: Load<'_>, mistakes: &mut Mistakes) -> Option<SearchSpec> {

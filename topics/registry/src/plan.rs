@@ -493,11 +493,14 @@ impl Planner<'_> {
 
     fn same_destination(&mut self, spec: &SinkSpec, stored: &SinkRegistration) {
         let problem = match (&stored.spec.kind, &spec.kind) {
-            (SinkKind::Archive(was), SinkKind::Archive(is)) => {
-                ((&was.bucket, &was.prefix) != (&is.bucket, &is.prefix)).then(|| {
-                    format!("is registered for bucket `{}` and prefix `{}`", was.bucket, was.prefix)
-                })
+            (SinkKind::Archive(was), SinkKind::Archive(is))
+                if (&was.bucket, &was.prefix) != (&is.bucket, &is.prefix) =>
+            {
+                let (bucket, prefix) = (&was.bucket, &was.prefix);
+                Some(format!("is registered for bucket `{bucket}` and prefix `{prefix}`"))
             }
+            (SinkKind::Archive(was), SinkKind::Archive(is)) => (was.guarantee != is.guarantee)
+                .then(|| format!("is registered as {}", was.guarantee)),
             (SinkKind::Search(was), SinkKind::Search(is)) if was.alias != is.alias => {
                 Some(format!("is registered for alias `{}`", was.alias))
             }

@@ -90,7 +90,7 @@ impl Filler {
         });
         let archive = match keeps {
             Some((sink, spec)) => {
-                let store = workers::store(config, &spec.bucket)?;
+                let store = workers::store(config, spec)?;
                 let (topics, prefix) = (sources.to_vec(), spec.prefix.clone());
                 Some(Archive { sink, topics, store, prefix })
             }

@@ -124,7 +124,8 @@ impl Store {
     ) -> Result<Put, StoreError> {
         let parts = CompletedMultipartUpload::builder().set_parts(Some(parts)).build();
         let complete = self.client.complete_multipart_upload().bucket(&self.bucket).key(key);
-        let complete = complete.upload_id(id).multipart_upload(parts).if_none_match("*");
+        let complete =
+            complete.upload_id(id).multipart_upload(parts).set_if_none_match(self.condition());
         match complete.send().await {
             Ok(_) => Ok(Put::Created),
             Err(error) if matches!(status(&error), Some(412 | 304)) => Ok(Put::Taken),

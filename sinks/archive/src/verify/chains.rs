@@ -1,10 +1,11 @@
-//! L0: every object leads to the next.
+//! L0: every object leads to the next. Where several may begin at one place, none begins behind what those before it cover.
 
 use std::collections::BTreeMap;
 
-use tailwater_topics_contract::TopicName;
+use tailwater_topics_contract::{Origin, TopicName};
 
 use super::{Look, Object};
+use crate::layout::Place;
 use crate::store::Objects;
 
 impl<S: Objects> Look<'_, S> {
@@ -22,9 +23,15 @@ impl<S: Objects> Look<'_, S> {
                     self.found(0, key, what);
                 }
             }
+            let mut covered = i64::MIN;
             for pair in chain.windows(2) {
                 let ((before, one), (after, next)) = (&pair[0], &pair[1]);
-                if one.link.next != next.place {
+                covered = covered.max(one.link.next.start);
+                let follows = match next.place.twin {
+                    None => one.link.next == next.place,
+                    Some(_) => next.place.start <= covered,
+                };
+                if !follows {
                     let what = format!(
                         "it leads to {}, and `{after}` comes next; records are missing or stand twice",
                         one.link.next
@@ -38,7 +45,7 @@ impl<S: Objects> Look<'_, S> {
                 .iter()
                 .find(|origin| origin.topic == *topic && origin.partition == *partition);
             if let (Some(origin), Some((key, first))) = (origin, chain.first())
-                && (origin.offset != first.place.start || origin.dt != first.place.dt.to_string())
+                && !begins_at(first.place, origin)
             {
                 let what = format!(
                     "it is the first of its chain, which was registered to begin at {}/{}",
@@ -47,5 +54,14 @@ impl<S: Objects> Look<'_, S> {
                 self.found(0, key, what);
             }
         }
+    }
+}
+
+/// Whether a chain that begins at a place begins where it was registered to. The day is a guess of the registration, which
+/// only a link keeps to.
+fn begins_at(place: Place, origin: &Origin) -> bool {
+    match place.twin {
+        None => place.start == origin.offset && place.dt.to_string() == origin.dt,
+        Some(_) => place.start == origin.offset,
     }
 }

@@ -64,7 +64,10 @@ impl<S: Objects> Look<'_, S> {
         }
         for key in expected.values() {
             let object = &objects[*key];
-            if last.get(&object.partition) == Some(&object.place) {
+            if object.place.twin.is_some() {
+                let note = format!("`{key}` has no manifest; `tailwater archive repair` makes it");
+                self.report.notes.push(note);
+            } else if last.get(&object.partition) == Some(&object.place) {
                 let note = format!("`{key}` is the last of its chain and has no manifest yet");
                 self.report.notes.push(note);
             } else {

@@ -8,7 +8,7 @@ use aws_sdk_s3::config::{BehaviorVersion, Region};
 use aws_sdk_s3::primitives::ByteStream;
 use tailwater_sinks_archive::{ArchiveSink, Objects, Store};
 use tailwater_sinks_worker::{Sink, SourceRecord, TopicPartition, Writer};
-use tailwater_topics_contract::{ArchiveSpec, Origin, SegmentSpec, TopicName};
+use tailwater_topics_contract::{ArchiveSpec, Guarantee, Origin, SegmentSpec, TopicName};
 
 use crate::server;
 
@@ -57,7 +57,8 @@ impl Bucket {
         let spec = ArchiveSpec {
             bucket: self.store.bucket().to_owned(),
             prefix: PREFIX.to_owned(),
-            segment: SegmentSpec { bytes: 64 << 20, records: 500_000, age_ms: 60_000 },
+            guarantee: Guarantee::ExactlyOnce,
+            segment: SegmentSpec::default(),
         };
         let origin =
             Origin { topic: topic.clone(), partition, offset: 0, dt: "2026-01-01".to_owned() };

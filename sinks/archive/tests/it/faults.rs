@@ -18,7 +18,7 @@ use tokio::net::TcpListener;
 
 use crate::bucket::{Bucket, PREFIX};
 use crate::faulty::{Fault, Faulty};
-use crate::live::Archive;
+use crate::live::{Archive, stored};
 use crate::{seed, server};
 
 /// Records in the log that rivals archive.
@@ -177,13 +177,7 @@ async fn archive(store: Store, mut random: StdRng) {
         while next < LOG && random.random_bool(0.9) {
             let to = (next + random.random_range(1..20)).min(LOG);
             (next..to).for_each(|offset| writer.push(record(offset)).expect("stored"));
-            next = loop {
-                match writer.flush(to).await {
-                    Ok(flushed) => break flushed.next,
-                    Err(SinkError::Transient(_)) => tokio::task::yield_now().await,
-                    Err(error) => panic!("{error:?}"),
-                }
-            };
+            next = stored(&mut writer, to).await;
         }
     }
 }

@@ -10,7 +10,7 @@ use tailwater_runtime::{Classify, ErrorClass};
 use tailwater_sinks_archive::{ArchiveSink, Objects, Put, Store, StoreError, read};
 use tailwater_sinks_worker::testing::record;
 use tailwater_sinks_worker::{Sink, SinkError, TopicPartition, Writer};
-use tailwater_topics_contract::{ArchiveSpec, Origin, SegmentSpec};
+use tailwater_topics_contract::{ArchiveSpec, Guarantee, Origin, SegmentSpec};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
@@ -164,7 +164,8 @@ fn sink(store: &Store) -> ArchiveSink {
     let spec = ArchiveSpec {
         bucket: String::new(),
         prefix: String::new(),
-        segment: SegmentSpec { bytes: 1 << 20, records: 1_000, age_ms: 1_000 },
+        guarantee: Guarantee::ExactlyOnce,
+        segment: SegmentSpec { bytes: 1 << 20, records: 1_000, age_ms: 1_000, idle_ms: None },
     };
     let TopicPartition { topic, partition } = partition();
     let origin = Origin { topic, partition, offset: 0, dt: "1970-01-01".into() };

@@ -1,6 +1,6 @@
 //! The chain on real servers.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
@@ -16,7 +16,9 @@ use tailwater_sinks_worker::source::{Source, Sources};
 use tailwater_sinks_worker::testing::record;
 use tailwater_sinks_worker::topic_id::TopicId;
 use tailwater_sinks_worker::{Resume, Sink, SinkError, SourceRecord, TopicPartition, Writer};
-use tailwater_topics_contract::{ArchiveSpec, Generation, Origin, SegmentSpec, TopicName};
+use tailwater_topics_contract::{
+    ArchiveSpec, Generation, Guarantee, Origin, SegmentSpec, TopicName,
+};
 
 use crate::bucket::{Bucket, Stored};
 use crate::proxy::{Fault, Proxy};
@@ -65,6 +67,31 @@ async fn objects_are_encrypted_as_the_configuration_says_or_not_written_at_all()
                 assert_eq!(is_named, expected == "aws:kms", "{name}, {key}");
             }
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rivals_of_an_archive_at_least_once_lack_nothing_and_take_nothing_away() {
+    for (name, endpoint) in server::all() {
+        let store = server::bucket(&endpoint).await.without_conditions();
+        let archive = Archive { store };
+        let race = (0..2_i64).map(|rival| {
+            let mut spec = archive_spec();
+            spec.guarantee = Guarantee::AtLeastOnce;
+            let sink = ArchiveSink::new(archive.store.clone(), spec, vec![archive.origin()]);
+            tokio::spawn(async move { deliver_all(&sink, 120, 3 + 4 * rival).await })
+        });
+        for rival in join_all(race).await {
+            rival.expect("does not panic");
+        }
+        let held = archive.held().await;
+        assert!(held.len() > 120, "{name}: they began at the same time");
+        let distinct: BTreeMap<i64, SourceRecord> =
+            held.into_iter().map(|record| (record.offset, record)).collect();
+        assert!(distinct.into_values().eq((0..120).map(record)), "{name}");
+        let scope = verify::Scope { level: 2, whole: false, origins: vec![archive.origin()] };
+        let report = verify(&archive.store, "", &[], &scope, &mut |_| {}).await.expect("looks");
+        assert_eq!((report.findings, report.records > 120), (vec![], true), "{name}");
     }
 }
 
@@ -209,7 +236,7 @@ async fn an_object_and_its_manifest_say_what_is_in_it() {
             writer.push(SourceRecord { headers, value, ..record(offset) }).expect("stored");
         }
         writer.flush(6).await.expect("stored");
-        let place = layout::Place { start: 0, dt: layout::Day::of_ms(record(0).timestamp_ms) };
+        let place = layout::Place::new(0, layout::Day::of_ms(record(0).timestamp_ms));
         let layout = layout::Layout::new("", archive.topic(), 0);
         let link = archive.store.link(&layout.object(place)).await.expect("looks").expect("there");
         assert_eq!((link.next.start, link.extent.records), (6, 4), "{name}");
@@ -398,7 +425,20 @@ pub(crate) struct Archive {
     pub(crate) store: Store,
 }
 
+fn archive_spec() -> ArchiveSpec {
+    ArchiveSpec {
+        bucket: String::new(),
+        prefix: String::new(),
+        guarantee: Guarantee::ExactlyOnce,
+        segment: SegmentSpec { bytes: 1 << 20, records: 1_000, age_ms: 1_000, idle_ms: None },
+    }
+}
+
 impl Archive {
+    fn origin(&self) -> Origin {
+        Origin { topic: self.topic(), partition: 0, offset: 0, dt: "1970-01-01".into() }
+    }
+
     fn partition(&self) -> TopicPartition {
         TopicPartition { topic: self.topic(), partition: 0 }
     }
@@ -409,14 +449,7 @@ impl Subject for Archive {
     type Held = Vec<SourceRecord>;
 
     fn sink(&self) -> ArchiveSink {
-        let spec = ArchiveSpec {
-            bucket: String::new(),
-            prefix: String::new(),
-            segment: SegmentSpec { bytes: 1 << 20, records: 1_000, age_ms: 1_000 },
-        };
-        let origin =
-            Origin { topic: self.topic(), partition: 0, offset: 0, dt: "1970-01-01".into() };
-        ArchiveSink::new(self.store.clone(), spec, vec![origin])
+        ArchiveSink::new(self.store.clone(), archive_spec(), vec![self.origin()])
     }
 
     fn topic(&self) -> TopicName {
@@ -455,12 +488,17 @@ async fn deliver_all(sink: &ArchiveSink, log: i64, batch: i64) {
     while next < log {
         let to = (next + batch).min(log);
         (next..to).for_each(|offset| writer.push(record(offset)).expect("stored"));
-        next = loop {
-            match writer.flush(to).await {
-                Ok(flushed) => break flushed.next,
-                Err(SinkError::Transient(_)) => tokio::task::yield_now().await,
-                Err(error) => panic!("{error:?}"),
-            }
-        };
+        next = stored(&mut writer, to).await;
+    }
+}
+
+/// Flushes until it is done; answers where the sink goes on.
+pub(crate) async fn stored(writer: &mut impl Writer, to: i64) -> i64 {
+    loop {
+        match writer.flush(to).await {
+            Ok(flushed) => return flushed.next,
+            Err(SinkError::Transient(_)) => tokio::task::yield_now().await,
+            Err(error) => panic!("{error:?}"),
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! The real sink over a store in memory that loses answers, delays requests and is shared by rivals; time is paused.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,26 +9,79 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tailwater_runtime::{Classify, ErrorClass};
 use tailwater_sinks_archive::chain::Link;
-use tailwater_sinks_archive::layout::{self, Day, Layout, Place};
+use tailwater_sinks_archive::layout::{Day, Layout, Place};
 use tailwater_sinks_archive::manifest::{Manifest, Summary};
-use tailwater_sinks_archive::{
-    ArchiveSink, ArchiveWriter, Listed, Objects, Put, StoreError, line, segment,
-};
+use tailwater_sinks_archive::verify::{self, verify};
+use tailwater_sinks_archive::{ArchiveSink, ArchiveWriter, StoreError, line, segment};
 use tailwater_sinks_worker::contract::{self, Disturbed, Subject, Trouble};
 use tailwater_sinks_worker::testing::record;
 use tailwater_sinks_worker::{
     Committed, Flushed, Resume, Sink, SinkError, SourceRecord, TopicPartition, Writer,
 };
-use tailwater_topics_contract::{ArchiveSpec, Origin, SegmentSpec, TopicName};
+use tailwater_topics_contract::{ArchiveSpec, Guarantee, Origin, SegmentSpec, TopicName};
 use tokio::time::{sleep, timeout};
 
 use crate::careless::{self, Manner};
+use crate::memory::Memory;
 use crate::{seed, server};
 
 #[tokio::test(start_paused = true)]
 async fn the_archive_keeps_the_contract_of_sinks_over_a_store_that_fails_as_it_is_told() {
     contract::check(|| async { Memory::new(1) }).await;
     contract::check_disturbed(|| async { Memory::new(1) }).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_archive_at_least_once_keeps_the_contract_of_sinks_over_a_careless_store() {
+    contract::check(|| async { Careless::new() }).await;
+    contract::check_disturbed(|| async { Careless::new() }).await;
+}
+
+/// A store that replaces, and what is held there however often.
+struct Careless(Memory);
+
+impl Careless {
+    fn new() -> Self {
+        let memory = Memory::new(1);
+        memory.state().replaces = true;
+        Self(memory)
+    }
+}
+
+impl Subject for Careless {
+    type Sink = ArchiveSink<Memory>;
+    type Held = BTreeMap<i64, SourceRecord>;
+
+    fn sink(&self) -> ArchiveSink<Memory> {
+        promising(&self.0, Guarantee::AtLeastOnce)
+    }
+
+    fn topic(&self) -> TopicName {
+        topic()
+    }
+
+    fn record(&self, offset: i64) -> SourceRecord {
+        record(offset)
+    }
+
+    /// Anything can be archived.
+    fn poison(&self, _: i64) -> Option<SourceRecord> {
+        None
+    }
+
+    async fn held(&self) -> BTreeMap<i64, SourceRecord> {
+        held(&self.0).into_iter().map(|record| (record.offset, record)).collect()
+    }
+}
+
+impl Disturbed for Careless {
+    fn disturb(&self, trouble: Trouble) {
+        self.0.disturb(trouble);
+    }
+
+    fn met(&self) -> usize {
+        self.0.met()
+    }
 }
 
 impl Subject for Memory {
@@ -78,19 +131,85 @@ async fn rivals_that_crash_sleep_and_lose_answers_make_one_chain_of_the_whole_lo
     let seed = seed::new();
     for world in 0..WORLDS {
         println!("world {world}");
-        one_world(seed.wrapping_add(world)).await;
+        let seed = seed.wrapping_add(world);
+        let (memory, log) = one_world(seed, Guarantee::ExactlyOnce).await;
+        assert_one_chain(&memory, &log);
     }
 }
 
-async fn one_world(seed: u64) {
+#[tokio::test(start_paused = true)]
+async fn the_first_record_of_a_later_day_closes_its_object_and_none_of_the_days_before_it_does() {
+    const DAY_MS: i64 = 24 * HOUR_MS;
+    let memory = Memory::new(1);
+    let (mut writer, _) = sink(&memory).open(&partition(), None).await.expect("opens");
+    let noon = start_ms() / DAY_MS * DAY_MS + DAY_MS / 2;
+    let mut full = |offset: i64, timestamp_ms| {
+        writer.push(SourceRecord { timestamp_ms, ..record(offset) }).expect("stored");
+        writer.is_full()
+    };
+    assert!(!full(0, noon) && !full(1, noon + DAY_MS / 2 - 1) && !full(2, noon - 3 * DAY_MS));
+    assert!(full(3, noon + DAY_MS / 2), "midnight");
+    assert_eq!(writer.flush(4).await.expect("stored").next, 4);
+    let mut full = |offset: i64, timestamp_ms| {
+        writer.push(SourceRecord { timestamp_ms, ..record(offset) }).expect("stored");
+        writer.is_full()
+    };
+    assert!(!full(4, noon), "late, into the folder of the new day");
+    assert!(!full(5, noon + DAY_MS));
+    assert!(full(6, i64::MAX), "of tomorrow at the latest");
+    assert_eq!(writer.flush(7).await.expect("stored").next, 7);
+    let mut full = |offset: i64, timestamp_ms| {
+        writer.push(SourceRecord { timestamp_ms, ..record(offset) }).expect("stored");
+        writer.is_full()
+    };
+    assert!(!full(7, i64::MAX) && !full(8, i64::MAX), "and not an object for each");
+}
+
+/// The store lets everybody win, and replaces what stands there.
+#[tokio::test(start_paused = true)]
+async fn an_archive_at_least_once_over_a_careless_store_lacks_nothing_whatever_rivals_do() {
+    let seed = seed::new();
+    let mut repeated = 0;
+    for world in 0..WORLDS {
+        println!("world {world}");
+        let (memory, log) = one_world(seed.wrapping_add(world), Guarantee::AtLeastOnce).await;
+        let held = held(&memory);
+        repeated += held.len() - log.len();
+        let distinct: BTreeMap<i64, SourceRecord> =
+            held.into_iter().map(|record| (record.offset, record)).collect();
+        assert!(distinct.into_values().eq(log.iter().cloned()), "other records");
+        let scope = verify::Scope { level: 2, whole: false, origins: vec![registered()] };
+        let report = verify(&memory, "", &[], &scope, &mut |_| {}).await.expect("looks");
+        assert_eq!(report.findings, []);
+    }
+    assert!(repeated > 0, "no two have stored the same");
+}
+
+/// The records of all objects.
+fn held(memory: &Memory) -> Vec<SourceRecord> {
+    let state = memory.state();
+    let objects = state.objects.iter().filter(|(key, _)| key.starts_with("data/"));
+    let mut held = Vec::new();
+    for (_, (object, _)) in objects {
+        let lines = segment::read_all(object).expect("gzip");
+        for text in lines.split(|byte| *byte == b'\n').filter(|text| !text.is_empty()) {
+            held.push(line::read(text).expect("a line").1);
+        }
+    }
+    held
+}
+
+/// What rivals have left, and the log that they archived.
+async fn one_world(seed: u64, guarantee: Guarantee) -> (Memory, Arc<Vec<SourceRecord>>) {
     let mut random = StdRng::seed_from_u64(seed);
     let log: Arc<Vec<SourceRecord>> = Arc::new(log(&mut random));
     let memory = Memory::new(random.random());
     memory.state().faults = random.random_range(0.0..0.4);
+    memory.state().replaces = guarantee == Guarantee::AtLeastOnce;
     let group = Group::default();
     let rivals = (0..random.random_range(2..=3)).map(|_| {
         let rival = Rival {
-            sink: sink(&memory),
+            sink: promising(&memory, guarantee),
             log: log.clone(),
             group: group.clone(),
             random: StdRng::seed_from_u64(random.random()),
@@ -103,10 +222,11 @@ async fn one_world(seed: u64) {
     // Whatever is still under way arrives, and finds its key taken.
     sleep(Duration::from_secs(600)).await;
     memory.state().faults = 0.0;
-    let (_, start) = sink(&memory).open(&partition(), None).await.expect("opens");
+    let sink = promising(&memory, guarantee);
+    let (_, start) = sink.open(&partition(), None).await.expect("opens");
     // The last offset holds a record, so no more than that was passed.
     assert_eq!(start, LOG);
-    assert_one_chain(&memory, &log);
+    (memory, log)
 }
 
 /// As [`chain`], and its lines are the log.
@@ -502,164 +622,27 @@ fn start_ms() -> i64 {
 }
 
 fn origin() -> Place {
-    Place { start: 0, dt: Day::of_ms(start_ms()) }
+    Place::new(0, Day::of_ms(start_ms()))
 }
 
 fn sink(memory: &Memory) -> ArchiveSink<Memory> {
+    promising(memory, Guarantee::ExactlyOnce)
+}
+
+fn promising(memory: &Memory, guarantee: Guarantee) -> ArchiveSink<Memory> {
     let spec = ArchiveSpec {
         bucket: String::new(),
         prefix: String::new(),
-        segment: SegmentSpec { bytes: 1 << 20, records: 1_000, age_ms: 1_000 },
+        guarantee,
+        segment: SegmentSpec { bytes: 1 << 20, records: 1_000, age_ms: 1_000, idle_ms: None },
     };
-    let origin = Origin { topic: topic(), partition: 0, offset: 0, dt: origin().dt.to_string() };
-    ArchiveSink::new(memory.clone(), spec, vec![origin])
+    ArchiveSink::new(memory.clone(), spec, vec![registered()])
+}
+
+fn registered() -> Origin {
+    Origin { topic: topic(), partition: 0, offset: 0, dt: origin().dt.to_string() }
 }
 
 fn push(writer: &mut ArchiveWriter<Memory>, offsets: std::ops::Range<i64>) {
     offsets.for_each(|offset| writer.push(record(offset)).expect("anything can be archived"));
-}
-
-/// A strict store: a key is created once. How requests fare is left to chance.
-#[derive(Clone)]
-struct Memory {
-    state: Arc<Mutex<State>>,
-}
-
-struct State {
-    objects: BTreeMap<String, (Bytes, HashMap<String, String>)>,
-    random: StdRng,
-    /// How likely a request goes wrong.
-    faults: f64,
-    /// Whether keys are said to be taken that are not there, as by a delete marker.
-    hides: bool,
-    /// What the next creates meet.
-    troubles: VecDeque<Trouble>,
-    /// How many they have met.
-    met: usize,
-}
-
-impl Memory {
-    fn new(seed: u64) -> Self {
-        let random = StdRng::seed_from_u64(seed);
-        let state = State {
-            objects: BTreeMap::new(),
-            random,
-            faults: 0.0,
-            hides: false,
-            troubles: VecDeque::new(),
-            met: 0,
-        };
-        Self { state: Arc::new(Mutex::new(state)) }
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("whole")
-    }
-
-    /// How long a request is under way, one way, and whether it goes wrong.
-    fn chance(&self) -> (Duration, bool) {
-        let mut state = self.state();
-        let faults = state.faults;
-        let way = Duration::from_millis(state.random.random_range(0..20));
-        (way, state.random.random_bool(faults))
-    }
-
-    fn put(&self, key: &str, body: Bytes, metadata: HashMap<String, String>) -> Put {
-        let mut state = self.state();
-        if state.hides || state.objects.contains_key(key) {
-            return Put::Taken;
-        }
-        state.objects.insert(key.to_owned(), (body, metadata));
-        Put::Created
-    }
-
-    /// A request that only looks.
-    async fn look<T>(&self, look: impl FnOnce(&State) -> T) -> Result<T, StoreError> {
-        let (way, fails) = self.chance();
-        sleep(way).await;
-        let seen = look(&self.state());
-        sleep(way).await;
-        if fails { Err(silence()) } else { Ok(seen) }
-    }
-}
-
-fn silence() -> StoreError {
-    StoreError::Unavailable {
-        endpoint: "memory".into(),
-        doing: "testing".into(),
-        why: "the test says so".into(),
-    }
-}
-
-impl Objects for Memory {
-    async fn create(
-        &self,
-        key: &str,
-        body: Bytes,
-        metadata: HashMap<String, String>,
-        _: &str,
-    ) -> Result<Put, StoreError> {
-        let trouble = {
-            let mut state = self.state();
-            let trouble = state.troubles.pop_front();
-            state.met += usize::from(trouble.is_some());
-            trouble
-        };
-        match trouble {
-            Some(Trouble::LostReply) => {
-                self.put(key, body, metadata);
-                return Ok(Put::Unclear(silence()));
-            }
-            Some(Trouble::Fails) => return Ok(Put::Unclear(silence())),
-            Some(Trouble::Slow) => sleep(Duration::from_millis(50)).await,
-            None => {}
-        }
-        let (way, fails) = self.chance();
-        let (fault, late) = {
-            let mut state = self.state();
-            (state.random.random_range(0..5), state.random.random_range(1..90_000))
-        };
-        if fails && fault == 0 {
-            // On its way for long after everybody has given it up.
-            let (memory, key) = (self.clone(), key.to_owned());
-            tokio::spawn(async move {
-                sleep(Duration::from_millis(late)).await;
-                memory.put(&key, body, metadata);
-            });
-            sleep(way).await;
-            return Ok(Put::Unclear(silence()));
-        }
-        sleep(way).await;
-        match (fails, fault) {
-            (true, 1) => return Ok(Put::Unclear(silence())),
-            (true, 2) => return Ok(Put::Conflict(silence())),
-            _ => {}
-        }
-        let put = self.put(key, body, metadata);
-        sleep(way).await;
-        Ok(if fails { Put::Unclear(silence()) } else { put })
-    }
-
-    async fn link(&self, key: &str) -> Result<Option<Link>, StoreError> {
-        let found = self.look(|state| state.objects.get(key).map(|(_, metadata)| metadata.clone()));
-        let link = |metadata| Link::from_metadata(&metadata).expect("only links are looked at");
-        Ok(found.await?.map(link))
-    }
-
-    async fn get(&self, key: &str) -> Result<Option<Bytes>, StoreError> {
-        self.look(|state| state.objects.get(key).map(|(body, _)| body.clone())).await
-    }
-
-    async fn list(&self, prefix: &str) -> Result<Vec<Listed>, StoreError> {
-        let listed = |(key, (body, _)): (&String, &(Bytes, _))| Listed {
-            key: key.clone(),
-            bytes: body.len() as u64,
-        };
-        let listed = self.look(|state| {
-            state.objects.iter().filter(|(key, _)| key.starts_with(prefix)).map(listed).collect()
-        });
-        let listed: Vec<Listed> = listed.await?;
-        assert!(listed.iter().all(|object| layout::parse(&object.key).is_some()));
-        Ok(listed)
-    }
 }

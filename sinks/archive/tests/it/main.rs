@@ -8,6 +8,7 @@ mod faulty;
 mod keys;
 mod live;
 mod loops;
+mod memory;
 mod parts;
 mod proxy;
 mod seed;

@@ -16,7 +16,7 @@ use tailwater_sinks_worker::source::{Source, Sources};
 use tailwater_sinks_worker::topic_id::TopicIds;
 use tailwater_sinks_worker::{SinkError, WorkerConfig, WorkerError, run};
 use tailwater_topics_contract::{
-    ArchiveSpec, Generation, Origin, PipelineName, SegmentSpec, SinkKind, SinkName,
+    ArchiveSpec, Generation, Guarantee, Origin, PipelineName, SegmentSpec, SinkKind, SinkName,
     SinkRegistration, SinkSpec, Standing, TopicName,
 };
 use tokio::task::JoinHandle;
@@ -112,7 +112,8 @@ impl Topic {
         let archive = ArchiveSpec {
             bucket: store.bucket().to_owned(),
             prefix: String::new(),
-            segment: SegmentSpec { bytes: 1 << 20, records: 1_000, age_ms: 300 },
+            guarantee: Guarantee::ExactlyOnce,
+            segment: SegmentSpec { bytes: 1 << 20, records: 1_000, age_ms: 300, idle_ms: None },
         };
         let dt = "1970-01-01".into();
         let origins = vec![Origin { topic: self.name.clone(), partition: 0, offset: 0, dt }];

@@ -17,8 +17,8 @@ use tailwater_sinks_worker::dead_letter::{self, DeadLetter, Filter, Replayed};
 use tailwater_sinks_worker::testing::MemorySink;
 use tailwater_sinks_worker::topic_id::{TopicId, TopicIdError, TopicIds};
 use tailwater_topics_contract::{
-    ArchiveSpec, Origin, PipelineName, SegmentSpec, SinkKind, SinkRegistration, SinkSpec, Standing,
-    TopicName,
+    ArchiveSpec, Guarantee, Origin, PipelineName, SegmentSpec, SinkKind, SinkRegistration,
+    SinkSpec, Standing, TopicName,
 };
 
 const WAIT: Duration = Duration::from_secs(15);
@@ -206,7 +206,8 @@ pub(crate) fn config(pipeline: &PipelineName, topic: &TopicName, brokers: String
     let kind = SinkKind::Archive(ArchiveSpec {
         bucket: "unused".into(),
         prefix: String::new(),
-        segment: SegmentSpec { bytes: 1, records: 1, age_ms: 1 },
+        guarantee: Guarantee::ExactlyOnce,
+        segment: SegmentSpec { bytes: 1, records: 1, age_ms: 1, idle_ms: None },
     });
     let spec = SinkSpec {
         name: "memory".parse().expect("valid"),

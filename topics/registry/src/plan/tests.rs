@@ -322,6 +322,23 @@ fn a_topic_that_vanished_from_kafka_is_made_again_as_the_next_generation() {
 }
 
 #[test]
+fn an_archive_keeps_its_place_and_what_it_promises() {
+    let with = |archive: &str| CATALOG.replace("{ bucket: events }", archive);
+    let world = applied(CATALOG);
+    let segments = with("{ bucket: events, segment: { age: 5s, idle: 1s } }");
+    assert_eq!(planned(&segments, &world).changes.len(), 1, "segments may change");
+    for (archive, problem) in [
+        ("{ bucket: other }", "is registered for bucket `events` and prefix ``"),
+        ("{ bucket: events, prefix: a/ }", "is registered for bucket `events` and prefix ``"),
+        ("{ bucket: events, guarantee: at-least-once }", "is registered as exactly-once"),
+    ] {
+        let refused = refused(&with(archive), &world);
+        assert!(refused[0].contains(problem), "{archive}: {refused:?}");
+        assert!(refused[0].contains("a sink of another name"), "{archive}: {refused:?}");
+    }
+}
+
+#[test]
 fn documents_that_name_what_is_not_there_are_refused() {
     let with = |document: &str| {
         CATALOG.replace(
