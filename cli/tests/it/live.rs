@@ -179,13 +179,29 @@ async fn a_dead_letter_is_given_to_its_sink_again_when_the_cause_is_mended() -> 
     place.sql.batch_execute("UPDATE shop.stock SET name = '8' WHERE id = 3").await?;
     eventually("the correction arrived", || status()["sinks"][0]["topics"][0]["lag"] == 0).await?;
 
+    let outcomes = |ran: &Ran| -> Vec<String> {
+        let mut outcomes: Vec<String> = ran
+            .stdout
+            .lines()
+            .filter_map(|line| line.split('\t').nth(1))
+            .map(str::to_owned)
+            .collect();
+        outcomes.sort();
+        outcomes
+    };
     let refused = tailwater(&["dlq", "replay", "find"]);
     assert_eq!(refused.code, Some(1), "{refused:#?}");
-    let outcomes: Vec<&str> =
-        refused.stdout.lines().filter_map(|line| line.split('\t').nth(1)).collect();
-    assert!(outcomes.contains(&"refused") && outcomes.contains(&"superseded"), "{refused:#?}");
+    assert_eq!(outcomes(&refused), ["refused", "superseded"], "{refused:#?}");
     let left = tailwater(&["dlq", "list"]).done();
     assert_eq!(left.lines().count(), 1, "{left}");
+
+    std::fs::write(place.folder.join("catalog/stock.mapping.json"), mapping("keyword"))?;
+    let rebuilt = tailwater(&["sinks", "rebuild", "find", "-f", "catalog"]);
+    assert_eq!(rebuilt.code, Some(0), "{rebuilt:#?}");
+    assert!(rebuilt.stderr.contains("0 differ"), "{rebuilt:#?}");
+    let given = tailwater(&["dlq", "replay", "find"]);
+    assert_eq!((given.code, outcomes(&given)), (Some(0), vec!["applied".to_owned()]), "{given:#?}");
+    assert_eq!(tailwater(&["dlq", "list"]).done(), "");
     assert_eq!(reader.drain()?, Some(0));
     assert_eq!(sinks.drain()?, Some(0));
     place.leave().await
