@@ -83,9 +83,9 @@ pub struct Place {
 pub struct Twin(u64);
 
 impl Twin {
-    /// One that nobody else has.
-    pub fn by_chance() -> Self {
-        Self(Uuid::new_v4().as_u64_pair().0)
+    /// One that nobody else has, out of a random id.
+    pub fn of(id: Uuid) -> Self {
+        Self(id.as_u64_pair().0)
     }
 
     /// Reads what `Display` prints.

@@ -176,7 +176,7 @@ impl<S: Objects> ArchiveSink<S> {
 
     /// What tells the next object from others at its place.
     fn twin(&self) -> Option<Twin> {
-        (self.spec.guarantee == Guarantee::AtLeastOnce).then(Twin::by_chance)
+        (self.spec.guarantee == Guarantee::AtLeastOnce).then(|| Twin::of(Uuid::new_v4()))
     }
 }
 
@@ -440,7 +440,7 @@ impl<S: Objects> ArchiveWriter<S> {
     async fn add(&mut self, sealed: &Sealed, end: i64) -> Result<Resume, links::Error> {
         let Claim { first_dt, last_dt, .. } = sealed.claim(end, clock::now_ms());
         let kept = self.twin.filter(|(of, _)| *of == end);
-        let (_, twin) = *self.twin.insert(kept.unwrap_or_else(|| (end, Twin::by_chance())));
+        let (_, twin) = *self.twin.insert(kept.unwrap_or_else(|| (end, Twin::of(Uuid::new_v4()))));
         let at = Place { start: self.end.head.start, dt: first_dt, twin: Some(twin) };
         let next = Place::new(end, first_dt.max(last_dt));
         let standing = self.create(at, next, sealed).await?;
