@@ -17,6 +17,8 @@ use crate::metrics;
 
 /// First and longest wait before a request is made again.
 const WAIT: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+/// A person who waits wants to know why; a store that throttles now and then is no news.
+const TOLD_AFTER: Duration = Duration::from_secs(2);
 
 /// Makes a request until it is answered, or for as long as its failure is worth it.
 pub(crate) async fn again<T, F>(mut request: impl FnMut() -> F) -> Result<T, StoreError>
@@ -24,7 +26,7 @@ where
     F: Future<Output = Result<T, StoreError>>,
 {
     let mut waits = Backoff::new(WAIT.0, WAIT.1, StdRng::from_os_rng());
-    let mut failing = None;
+    let (mut failing, mut is_told) = (None, false);
     loop {
         let error = match request().await {
             Ok(answer) => return Ok(answer),
@@ -35,7 +37,10 @@ where
         if failing.elapsed() >= patience(&error) {
             return Err(error);
         }
-        tracing::debug!(%error, "asked again");
+        if !is_told && failing.elapsed() >= TOLD_AFTER {
+            is_told = true;
+            tracing::warn!(%error, "it is asked again for a while");
+        }
         ::metrics::counter!(metrics::REPEATS).increment(1);
         tokio::time::sleep(waits.next().unwrap_or(WAIT.1)).await;
     }
