@@ -211,6 +211,14 @@ pub struct Listed {
     pub key: String,
     /// Its bytes.
     pub bytes: u64,
+    /// Its ETag: while that is the same, so are its bytes. None where the store tells none that means this.
+    pub etag: Option<String>,
+}
+
+/// An ETag that stands for the very bytes, without its quotes.
+fn strong(etag: Option<&str>) -> Option<String> {
+    let etag = etag?.trim_matches('"');
+    (!etag.is_empty() && !etag.starts_with("W/")).then(|| etag.to_owned())
 }
 
 impl Store {
@@ -300,7 +308,16 @@ impl Store {
         range: Range<u64>,
     ) -> Result<Option<Bytes>, StoreError> {
         let range = format!("bytes={}-{}", range.start, range.end.saturating_sub(1));
-        again(|| self.fetch(key, Some(range.clone()))).await
+        let got = again(|| self.fetch(key, Some(range.clone()))).await?;
+        Ok(got.map(|(body, _)| body))
+    }
+
+    /// The bytes of an object and the ETag that is theirs, as in [`Listed`], if it is there.
+    pub async fn get_with_etag(
+        &self,
+        key: &str,
+    ) -> Result<Option<(Bytes, Option<String>)>, StoreError> {
+        again(|| self.fetch(key, None)).await
     }
 
     /// Puts an object where another may stand: for what follows from the objects of a chain, never for those.
@@ -365,14 +382,21 @@ impl Store {
         page.map_err(|error| self.failed(&error, &format!("listing `{prefix}`")))
     }
 
-    async fn fetch(&self, key: &str, range: Option<String>) -> Result<Option<Bytes>, StoreError> {
+    async fn fetch(
+        &self,
+        key: &str,
+        range: Option<String>,
+    ) -> Result<Option<(Bytes, Option<String>)>, StoreError> {
         let doing = || format!("reading `{key}`");
         let get = self.client.get_object().bucket(&self.bucket).key(key).set_range(range);
         match get.send().await {
-            Ok(object) => match object.body.collect().await {
-                Ok(body) => Ok(Some(body.into_bytes())),
-                Err(error) => Err(self.unavailable(doing(), error.to_string())),
-            },
+            Ok(object) => {
+                let etag = strong(object.e_tag());
+                match object.body.collect().await {
+                    Ok(body) => Ok(Some((body.into_bytes(), etag))),
+                    Err(error) => Err(self.unavailable(doing(), error.to_string())),
+                }
+            }
             Err(error) if error.code() == Some("NoSuchKey") => Ok(None),
             Err(error) => Err(self.failed(&error, &doing())),
         }
@@ -420,7 +444,7 @@ impl Objects for Store {
     }
 
     async fn get(&self, key: &str) -> Result<Option<Bytes>, StoreError> {
-        again(|| self.fetch(key, None)).await
+        Ok(self.get_with_etag(key).await?.map(|(body, _)| body))
     }
 
     async fn list(&self, prefix: &str) -> Result<Vec<Listed>, StoreError> {
@@ -429,7 +453,7 @@ impl Objects for Store {
             let page = again(|| self.page(prefix, after.clone())).await?;
             listed.extend(page.contents().iter().filter_map(|object| {
                 let bytes = u64::try_from(object.size().unwrap_or(0)).unwrap_or(0);
-                Some(Listed { key: object.key()?.to_owned(), bytes })
+                Some(Listed { key: object.key()?.to_owned(), bytes, etag: strong(object.e_tag()) })
             }));
             after = page.next_continuation_token;
             if after.is_none() {

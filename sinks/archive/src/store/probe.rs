@@ -80,7 +80,7 @@ impl Store {
         let kept = self.fetch(key, None).await?;
         // Best effort: a probe left behind harms nobody.
         let _ = self.client.delete_object().bucket(&self.bucket).key(key).send().await;
-        race.shown(kept.and_then(|kept| (0..WRITERS).find(|writer| kept == body(*writer))))
+        race.shown(kept.and_then(|(kept, _)| (0..WRITERS).find(|writer| kept == body(*writer))))
     }
 }
 

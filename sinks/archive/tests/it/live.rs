@@ -166,6 +166,23 @@ async fn a_new_day_begins_in_its_own_folder() {
 }
 
 #[tokio::test]
+async fn an_object_is_listed_and_read_with_one_etag_until_it_is_replaced() {
+    for (name, endpoint) in server::all() {
+        let bucket = Bucket::create(&endpoint).await;
+        let mut etags = Vec::new();
+        for body in [&b"one"[..], b"two", b"one"] {
+            let object = Stored { body: body.to_vec(), metadata: HashMap::new() };
+            bucket.put("tw/an object", &object).await;
+            let listed = bucket.store.list("tw/").await.expect("lists").remove(0).etag;
+            let read = bucket.store.get_with_etag("tw/an object").await.expect("reads");
+            assert_eq!(read, Some((body.into(), listed.clone())), "{name}");
+            etags.push(listed.expect("both servers tell ETags"));
+        }
+        assert_ne!(etags[0], etags[1], "{name}");
+    }
+}
+
+#[tokio::test]
 async fn a_process_that_starts_finds_the_head_with_a_hint_without_one_and_with_a_wrong_one() {
     let (_, endpoint) = server::all().remove(0);
     let archive = Archive { store: server::bucket(&endpoint).await };

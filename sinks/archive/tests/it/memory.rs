@@ -150,6 +150,7 @@ impl Objects for Memory {
         let listed = |(key, (body, _)): (&String, &(Bytes, _))| Listed {
             key: key.clone(),
             bytes: body.len() as u64,
+            etag: None,
         };
         let listed = self.look(|state| {
             state.objects.iter().filter(|(key, _)| key.starts_with(prefix)).map(listed).collect()
