@@ -6,6 +6,7 @@
 //!  <prefix>meta/<topic>/topic.json
 //!  <prefix>meta/<topic>/manifest/p00003/00000000000000750000-2026-09-21.json
 //!  <prefix>meta/<topic>/keys/p00003/00000000000000750000-2026-09-21.filter
+//!  <prefix>meta/<topic>/checkpoint/00000000000000000007.parquet                       of many manifests
 //! ```
 //!
 //! A folder's day is that of the first record of each of its objects. Days never go back within a partition, so an
@@ -199,6 +200,23 @@ pub fn topic(prefix: &str, topic: &TopicName) -> String {
     format!("{}topic.json", meta(prefix, topic))
 }
 
+/// Before the key of every checkpoint of a topic's manifests.
+pub fn checkpoints(prefix: &str, topic: &TopicName) -> String {
+    format!("{}checkpoint/", meta(prefix, topic))
+}
+
+/// The key of a checkpoint. The newest has the highest number.
+pub fn checkpoint(prefix: &str, topic: &TopicName, number: u64) -> String {
+    format!("{}{number:020}.parquet", checkpoints(prefix, topic))
+}
+
+/// The number that a checkpoint's key says; `None` for keys that are not of a checkpoint of this topic.
+pub fn parse_checkpoint(prefix: &str, topic: &TopicName, key: &str) -> Option<u64> {
+    let number = key.strip_prefix(&checkpoints(prefix, topic))?.strip_suffix(".parquet")?;
+    let is_padded = number.len() == 20 && number.bytes().all(|byte| byte.is_ascii_digit());
+    if is_padded { number.parse().ok() } else { None }
+}
+
 /// The partition and place that an object's key says; `None` for keys that are not of this layout.
 pub fn parse(key: &str) -> Option<(i32, Place)> {
     let (folder, file) = key.rsplit_once('/')?;
@@ -259,6 +277,31 @@ mod tests {
             layout.manifest(place),
             "tw/meta/orders.events/manifest/p00003/00000000000000750000-2026-09-21-0000000000009f86.json"
         );
+        assert_eq!(
+            checkpoint("tw/", layout.topic(), 7),
+            "tw/meta/orders.events/checkpoint/00000000000000000007.parquet"
+        );
+    }
+
+    #[test]
+    fn a_checkpoint_has_a_number_of_twenty_digits_and_nothing_else_is_one() {
+        let topic = "t".parse().expect("valid");
+        for number in [0, 1, u64::MAX] {
+            let key = checkpoint("tw/", &topic, number);
+            assert_eq!(parse_checkpoint("tw/", &topic, &key), Some(number));
+        }
+        for key in [
+            "tw/meta/t/checkpoint/7.parquet",
+            "tw/meta/t/checkpoint/99999999999999999999.parquet",
+            "tw/meta/t/checkpoint/+0000000000000000007.parquet",
+            "tw/meta/t/checkpoint/00000000000000000007.parquet.tmp",
+            "tw/meta/t/checkpoint/checkpoint/00000000000000000007.parquet",
+            "tw/meta/t/keys/00000000000000000007.parquet",
+            "tw/meta/u/checkpoint/00000000000000000007.parquet",
+            "meta/t/checkpoint/00000000000000000007.parquet",
+        ] {
+            assert_eq!(parse_checkpoint("tw/", &topic, key), None, "{key}");
+        }
     }
 
     #[test]

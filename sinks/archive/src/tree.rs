@@ -152,6 +152,8 @@ impl<S: Objects> Tree<'_, S> {
                 beside.insert(listed.key);
             } else if rest == "topic.json" {
                 findings.extend(self.topic(topic, &listed.key).await?);
+            } else if layout::parse_checkpoint(self.prefix, topic, &listed.key).is_some() {
+                // A cache of manifests, which are looked at themselves.
             } else if !rest.starts_with("manifest/") && !rest.starts_with("keys/") {
                 let what = "nothing of this kind belongs beside an archive";
                 findings.push(Finding::new(1, &listed.key, what));
