@@ -19,8 +19,11 @@ use tailwater_sinks_archive::segment::Chunk;
 use tailwater_sinks_archive::{Listed, Objects, Store, StoreError, read};
 use tailwater_topics_contract::TopicName;
 
+use crate::checkpoint;
+use crate::manifests::Manifests;
+
 /// Requests that may be under way at once.
-const REQUESTS: usize = 32;
+pub(crate) const REQUESTS: usize = 32;
 
 /// An archive in a bucket.
 #[derive(Clone, Debug)]
@@ -55,6 +58,15 @@ pub enum Error {
         #[source]
         source: serde_json::Error,
     },
+    /// A checkpoint that cannot be made.
+    #[error("checkpoint `{key}` cannot be written")]
+    Checkpoint {
+        /// Its key.
+        key: String,
+        /// Why.
+        #[source]
+        source: checkpoint::Error,
+    },
     /// A manifest without its object.
     #[error("object `{key}` is missing, though its manifest is there; run `verify`")]
     Missing {
@@ -82,6 +94,8 @@ pub struct Topic {
     pub segments: Vec<Arc<Segment>>,
     /// Keys under `data/` that are no segment's.
     pub foreign: Vec<String>,
+    /// How many manifests were fetched one by one.
+    pub fetched: u64,
 }
 
 /// One object, and what is known of it without reading its lines.
@@ -140,11 +154,11 @@ impl Archive {
     /// The segments of a topic.
     pub async fn topic(&self, name: &TopicName) -> Result<Topic, Error> {
         // Manifests first: one whose object was listed before it was written is simply not there yet.
-        let manifests = self.manifests(name).await?;
+        let Manifests { all: manifests, fetched } = self.manifests(name).await?;
         let listed = self.store.list(&layout::data(&self.prefix, name)).await?;
         let mut objects: BTreeMap<String, (i32, Place, u64)> = BTreeMap::new();
         let mut foreign = Vec::new();
-        for Listed { key, bytes } in listed {
+        for Listed { key, bytes, .. } in listed {
             match layout::parse(&key) {
                 Some((partition, place))
                     if Layout::new(&self.prefix, name.clone(), partition).object(place) == key =>
@@ -173,7 +187,7 @@ impl Archive {
         segments.sort_by_key(|segment| (segment.partition, segment.place));
         let segments = without_repeats(segments);
         let segments = segments.into_iter().map(Arc::new).collect();
-        Ok(Topic { name: name.clone(), segments, foreign })
+        Ok(Topic { name: name.clone(), segments, foreign, fetched: fetched as u64 })
     }
 
     /// The filters of a segment's chunks; none when there is no readable filter.
@@ -187,20 +201,6 @@ impl Archive {
         let filters = stored.and_then(|stored| Filters::decode(&stored).ok());
         // Filters of another number of chunks are not this object's.
         Ok(filters.filter(|filters| filters.chunks() == segment.chunks.len()))
-    }
-
-    async fn manifests(&self, topic: &TopicName) -> Result<Vec<Manifest>, Error> {
-        let under = format!("{}manifest/", layout::meta(&self.prefix, topic));
-        let listed = self.store.list(&under).await?;
-        let fetch = |listed: Listed| async move {
-            let Some(stored) = self.store.get(&listed.key).await? else { return Ok(None) };
-            match serde_json::from_slice(&stored) {
-                Ok(manifest) => Ok(Some(manifest)),
-                Err(source) => Err(Error::Manifest { key: listed.key, source }),
-            }
-        };
-        let fetched = stream::iter(listed).map(fetch).buffered(REQUESTS);
-        fetched.try_filter_map(|manifest| async { Ok(manifest) }).try_collect().await
     }
 
     /// A segment whose manifest is not there.

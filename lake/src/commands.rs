@@ -6,6 +6,7 @@ mod lines; // head, tail, get
 mod query; // SQL
 mod repl; // a prompt
 mod verify; // proof
+mod checkpoint; // manifests at once
 mod replay; // back into Kafka
 mod ddl; // other engines
 
@@ -44,6 +45,8 @@ pub(crate) enum Command {
     Repl(repl::Args),
     /// Prove that nothing is missing, damaged or foreign, or say what is
     Verify(verify::Args),
+    /// Roll up the manifests of topics, so that later commands read them at once
+    Checkpoint(checkpoint::Args),
     /// Write archived records back into Kafka, as they were
     Replay(replay::Args),
     /// Print statements by which another engine reads the same objects
@@ -122,7 +125,9 @@ impl Context {
 
     async fn topic(&self, archive: &Archive, name: &str) -> anyhow::Result<Topic> {
         let topics = archive.topics().await?;
-        Ok(archive.topic(&named(topics.iter(), name)?).await?)
+        let topic = archive.topic(&named(topics.iter(), name)?).await?;
+        advise(topic.fetched);
+        Ok(topic)
     }
 
     /// Where the chains of this archive were registered to begin.
@@ -171,8 +176,16 @@ pub(crate) async fn run(cx: &Context, command: Command) -> anyhow::Result<ExitCo
         Command::Query(args) => query::run(cx, &args).await,
         Command::Repl(args) => repl::run(cx, &args).await,
         Command::Verify(args) => verify::run(cx, &args).await,
+        Command::Checkpoint(args) => checkpoint::run(cx, &args).await,
         Command::Replay(args) => replay::run(cx, &args).await,
         Command::Ddl(args) => ddl::run(cx, &args).await,
+    }
+}
+
+/// Says on standard error what makes the next command faster, if anything does.
+fn advise(fetched: u64) {
+    if let Some(advice) = output::advice(fetched) {
+        eprintln!("{advice}");
     }
 }
 

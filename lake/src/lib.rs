@@ -2,10 +2,11 @@
 //!
 //! ```text
 //!  data/, meta/ ──▶ archive: segments, chunks ──▶ wanted? ──▶ fetch ──▶ head, columns ──▶ tables ──▶ SQL
-//!                                                                    └▶ replay · records
+//!          ▲                                                         └▶ replay · records
+//!          └── checkpoint: all manifests of a topic at once
 //! ```
 //!
-//! * Nothing here writes to an archive.
+//! * Nothing here writes to an archive but checkpoints, which are created beside it and follow from its manifests.
 //! * What can be left out is left out before it is fetched; what is read is filtered again, so pruning can only be too
 //!   careful, never wrong.
 #![forbid(unsafe_code)]
@@ -16,6 +17,10 @@ pub mod config;
 pub mod pipeline;
 /// Objects and what is known of them unread.
 pub mod archive;
+/// Their manifests, at once or one by one.
+pub mod manifests;
+/// Manifests in one file (pure).
+pub mod checkpoint;
 /// Counters of one query.
 pub mod stats;
 /// Which chunks can matter (pure).

@@ -19,6 +19,8 @@ use crate::stats::Stats;
 
 /// Rows that a table shows. What more there is belongs into a file.
 const TABLE_ROWS: usize = 1_000;
+/// So many manifests are fetched one by one without a word: it takes a second or two.
+const MANIFESTS: u64 = 1_000;
 
 /// How rows are printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -180,7 +182,17 @@ pub fn footer(
         worth.push(format!("{unfilled} not in the archive, shown as NULL"));
     }
     worth.extend(peak_memory().map(|peak| format!("peak {}", bytes(peak))));
-    format!("{}\n{}", cost.join(" · "), worth.join(" · "))
+    let lines = [cost.join(" · "), worth.join(" · ")];
+    let lines = lines.into_iter().chain(advice(read(&stats.manifests_fetched)));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// What is to be said when so many manifests were fetched one by one; nothing when they were few.
+pub fn advice(fetched: u64) -> Option<String> {
+    let fetched = Some(fetched).filter(|fetched| *fetched > MANIFESTS).map(grouped)?;
+    Some(format!(
+        "{fetched} manifests were fetched one by one; `tailwater lake checkpoint` rolls them up"
+    ))
 }
 
 /// The most memory this process has held, where the system tells.
@@ -240,5 +252,18 @@ mod tests {
         assert_eq!([0, 999, 1_000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
         assert_eq!(counted(1, "row"), "1 row");
         assert_eq!(bytes(150 << 20), "150 MiB");
+    }
+
+    #[test]
+    fn many_manifests_that_were_fetched_one_by_one_are_worth_a_line() {
+        let footer = |fetched| {
+            let stats = Stats::default();
+            Stats::add(&stats.manifests_fetched, fetched);
+            footer(&stats, 1, 0, Duration::ZERO, "no commits")
+        };
+        assert!(!footer(1_000).contains("checkpoint"));
+        let expected =
+            "\n1,001 manifests were fetched one by one; `tailwater lake checkpoint` rolls them up";
+        assert!(footer(1_001).ends_with(expected));
     }
 }

@@ -359,6 +359,7 @@ impl Tables {
             return Ok(source.clone());
         }
         let listed = self.archive.topic(topic).await?;
+        Stats::add(&self.stats.manifests_fetched, listed.fetched);
         for foreign in &listed.foreign {
             tracing::warn!("object `{foreign}` is not part of the archive and is left out");
         }

@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Counters of one query.
 #[derive(Debug, Default)]
 pub struct Stats {
+    /// Manifests of the tables in the query that were fetched one by one, when no query before had.
+    pub manifests_fetched: AtomicU64,
     /// Segments of the tables in the query.
     pub segments: AtomicU64,
     /// Of these, the ones of which something was fetched.
@@ -35,6 +37,7 @@ impl Stats {
     /// Begins another query.
     pub(crate) fn reset(&self) {
         let all = [
+            &self.manifests_fetched,
             &self.segments,
             &self.segments_read,
             &self.chunks,

@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 use std::process::ExitCode;
+use std::sync::atomic::Ordering;
 
 use tailwater_lake::ddl::{self, Engine};
 use tailwater_lake::output;
@@ -41,6 +42,7 @@ pub(crate) async fn run(cx: &Context, args: &Args) -> anyhow::Result<ExitCode> {
         }
     }
     out.flush()?;
+    super::advise(lake.stats().manifests_fetched.load(Ordering::Relaxed));
     for name in &args.topics {
         lake.topic_of(name)?;
     }

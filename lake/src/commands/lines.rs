@@ -65,6 +65,7 @@ pub(crate) async fn get(cx: &Context, args: &GetArgs) -> anyhow::Result<ExitCode
         bytes(read(&stats.bytes_fetched)),
         bytes(read(&stats.bytes)),
     );
+    super::advise(topic.fetched);
     Ok(if lines.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 

@@ -68,8 +68,10 @@ pub(crate) async fn run(cx: &Context, args: &Args) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let mut rows = Vec::new();
+    let mut fetched = 0;
     for name in archive.topics().await? {
         let topic = archive.topic(&name).await?;
+        fetched += topic.fetched;
         let extent = topic.extent();
         rows.push(Row {
             topic: name.to_string(),
@@ -107,6 +109,7 @@ pub(crate) async fn run(cx: &Context, args: &Args) -> anyhow::Result<ExitCode> {
             row.broken.to_string(),
         ]
     })?;
+    super::advise(fetched);
     Ok(ExitCode::SUCCESS)
 }
 

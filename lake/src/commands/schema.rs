@@ -1,6 +1,7 @@
 //! `tailwater lake schema`: the columns of a topic's tables.
 
 use std::process::ExitCode;
+use std::sync::atomic::Ordering;
 
 use serde::Serialize;
 
@@ -44,6 +45,7 @@ pub(crate) async fn run(cx: &Context, args: &Args) -> anyhow::Result<ExitCode> {
             kind: row.kind.name(),
         })
         .collect();
+    super::advise(lake.stats().manifests_fetched.load(Ordering::Relaxed));
     args.output.list(&["COLUMN", "FIELD", "TYPE", "KEY"], &columns, |column| {
         let key = if column.is_key { "key" } else { "" };
         vec![column.name.clone(), column.field.clone(), column.kind.into(), key.into()]

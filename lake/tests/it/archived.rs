@@ -196,6 +196,16 @@ impl Archived {
         }
         format!("{}/", self.folder.display())
     }
+
+    /// The whole bucket as files under their keys.
+    pub(crate) async fn download_all(&self) -> String {
+        for key in self.keys("").await {
+            let path = self.folder.join(&key);
+            std::fs::create_dir_all(path.parent().expect("has one")).expect("folders");
+            std::fs::write(path, self.object(&key).await.body).expect("written");
+        }
+        format!("{}/", self.folder.display())
+    }
 }
 
 impl Drop for Archived {

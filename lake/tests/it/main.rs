@@ -5,3 +5,4 @@ mod world;
 mod history;
 mod questions;
 mod live;
+mod checkpoints;
