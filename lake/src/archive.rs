@@ -154,7 +154,7 @@ impl Archive {
     /// The segments of a topic.
     pub async fn topic(&self, name: &TopicName) -> Result<Topic, Error> {
         // Manifests first: one whose object was listed before it was written is simply not there yet.
-        let Manifests { all: manifests, fetched } = self.manifests(name).await?;
+        let Manifests { all: manifests, fetched } = Box::pin(self.manifests(name)).await?;
         let listed = self.store.list(&layout::data(&self.prefix, name)).await?;
         let mut objects: BTreeMap<String, (i32, Place, u64)> = BTreeMap::new();
         let mut foreign = Vec::new();

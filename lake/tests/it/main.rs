@@ -6,3 +6,4 @@ mod history;
 mod questions;
 mod live;
 mod checkpoints;
+mod twins;
