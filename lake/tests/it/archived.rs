@@ -88,10 +88,24 @@ impl Archived {
         per_segment: usize,
         next: i64,
     ) {
+        let guarantee = Guarantee::ExactlyOnce;
+        self.write_under(guarantee, topic, partition, records, per_segment, next).await;
+    }
+
+    /// The same, as an archive with this guarantee is written.
+    pub(crate) async fn write_under(
+        &self,
+        guarantee: Guarantee,
+        topic: &TopicName,
+        partition: i32,
+        records: Vec<SourceRecord>,
+        per_segment: usize,
+        next: i64,
+    ) {
         let spec = ArchiveSpec {
             bucket: self.archive.store.bucket().to_owned(),
             prefix: self.archive.prefix.clone(),
-            guarantee: Guarantee::ExactlyOnce,
+            guarantee,
             segment: SegmentSpec::default(),
         };
         let origin =

@@ -9,7 +9,7 @@ use tailwater_lake::manifests::Rolled;
 use tailwater_sinks_archive::manifest::Manifest;
 use tailwater_sinks_archive::{layout, repair};
 use tailwater_sinks_worker::SourceRecord;
-use tailwater_topics_contract::TopicName;
+use tailwater_topics_contract::{Guarantee, TopicName};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -156,6 +156,19 @@ async fn checkpoints_that_are_made_at_once_leave_one_that_can_be_read() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_archive_at_least_once_is_rolled_up_without_conditions() {
+    for (guarantee, conditions) in [(Guarantee::ExactlyOnce, 1), (Guarantee::AtLeastOnce, 0)] {
+        let shop = Shop::under(guarantee, 5).await;
+        let sound = shop.asked().0;
+        let said = shop.through(&["checkpoint"]);
+        assert!(said.starts_with("shop.item: 5 manifests, 5 of them new"), "{said}");
+        assert_eq!(shop.counts.conditions.load(Ordering::SeqCst), conditions, "{guarantee}");
+        assert_eq!(shop.asked(), (sound, 0), "{guarantee}");
+        shop.verified(0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_checkpoint_belongs_beside_an_archive_and_other_files_in_its_folder_do_not() {
     let shop = Shop::new(3).await;
     shop.archived.ok(&["checkpoint"]);
@@ -222,36 +235,58 @@ fn hours(count: i64) -> Vec<SourceRecord> {
     changes(0, count).into_iter().map(at).collect()
 }
 
-/// An archive of one topic, ten records an object, and how many manifests the program asks for.
+/// An archive of one topic, ten records an object, and what the program asks of its store.
 struct Shop {
     archived: Archived,
+    guarantee: Guarantee,
     topic: TopicName,
-    manifests: Arc<AtomicUsize>,
     counting: String,
+    counts: Arc<Counts>,
+}
+
+#[derive(Default)]
+struct Counts {
+    /// Requests for manifests.
+    manifests: AtomicUsize,
+    /// Requests to create something only where nothing stands.
+    conditions: AtomicUsize,
 }
 
 impl Shop {
     async fn new(objects: i64) -> Self {
+        Self::under(Guarantee::ExactlyOnce, objects).await
+    }
+
+    async fn under(guarantee: Guarantee, objects: i64) -> Self {
         let archived = Archived::new("rolled").await;
         let topic = "shop.item".parse().expect("a name");
-        let (counting, manifests) = counting(&variable("TAILWATER_TEST_S3")).await;
-        let shop = Self { archived, topic, manifests, counting };
+        let counts = Arc::new(Counts::default());
+        let counting = counting(&variable("TAILWATER_TEST_S3"), counts.clone()).await;
+        let shop = Self { archived, guarantee, topic, counting, counts };
         shop.write(objects).await;
         shop
     }
 
     /// Until there are so many objects.
     async fn write(&self, objects: i64) {
-        self.archived.write(&self.topic, 0, changes(0, objects * 10), 10, 0).await;
+        let records = changes(0, objects * 10);
+        self.archived.write_under(self.guarantee, &self.topic, 0, records, 10, 0).await;
+    }
+
+    /// What the program prints, while its requests are counted anew.
+    fn through(&self, arguments: &[&str]) -> String {
+        self.archived.configure("tailwater-secret", &self.counting);
+        self.counts.manifests.store(0, Ordering::SeqCst);
+        self.counts.conditions.store(0, Ordering::SeqCst);
+        let said = self.archived.ok(arguments);
+        self.archived.configure("tailwater-secret", &variable("TAILWATER_TEST_S3"));
+        said
     }
 
     /// The answer to a query, and how many manifests were fetched for it.
     fn asked(&self) -> (String, usize) {
-        self.archived.configure("tailwater-secret", &self.counting);
-        self.manifests.store(0, Ordering::SeqCst);
-        let answer = self.archived.ok(&["query", ASKED]);
-        self.archived.configure("tailwater-secret", &variable("TAILWATER_TEST_S3"));
-        (answer, self.manifests.load(Ordering::SeqCst))
+        let answer = self.through(&["query", ASKED]);
+        (answer, self.counts.manifests.load(Ordering::SeqCst))
     }
 
     /// What `verify` prints as JSON; it must end with this code.
@@ -271,23 +306,21 @@ impl Shop {
     }
 }
 
-/// A way to a server on which requests for manifests are counted.
-async fn counting(server: &str) -> (String, Arc<AtomicUsize>) {
+/// A way to a server on which requests are counted.
+async fn counting(server: &str, counts: Arc<Counts>) -> String {
     let server = server.strip_prefix("http://").expect("no TLS").trim_end_matches('/').to_owned();
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let endpoint = format!("http://{}", listener.local_addr().expect("bound"));
-    let count = Arc::new(AtomicUsize::new(0));
-    let manifests = count.clone();
     tokio::spawn(async move {
         while let Ok((client, _)) = listener.accept().await {
             let server = TcpStream::connect(&server).await.expect("the server listens");
-            tokio::spawn(pass_on(client, server, manifests.clone()));
+            tokio::spawn(pass_on(client, server, counts.clone()));
         }
     });
-    (endpoint, count)
+    endpoint
 }
 
-async fn pass_on(client: TcpStream, server: TcpStream, manifests: Arc<AtomicUsize>) {
+async fn pass_on(client: TcpStream, server: TcpStream, counts: Arc<Counts>) {
     let (mut asks, mut hears) = client.into_split();
     let (mut answers, mut takes) = server.into_split();
     tokio::spawn(async move { tokio::io::copy(&mut answers, &mut hears).await });
@@ -298,7 +331,10 @@ async fn pass_on(client: TcpStream, server: TcpStream, manifests: Arc<AtomicUsiz
             if *byte == b'\n' {
                 let line = String::from_utf8_lossy(&std::mem::take(&mut line)).into_owned();
                 if line.starts_with("GET ") && line.contains("/manifest/p") {
-                    manifests.fetch_add(1, Ordering::SeqCst);
+                    counts.manifests.fetch_add(1, Ordering::SeqCst);
+                }
+                if line.to_ascii_lowercase().starts_with("if-none-match:") {
+                    counts.conditions.fetch_add(1, Ordering::SeqCst);
                 }
             }
         }
