@@ -127,6 +127,8 @@ impl<P: Publisher> Pipeline<P> {
         if self.leaving.is_none() || !self.lanes[STREAM].is_between() {
             return Ok(());
         }
+        // What the reader was told before it let them join goes for them too, and the stream may be quiet.
+        self.register()?;
         let Some(join) = self.leaving.take() else { return Ok(()) };
         if self.lanes.len() == JOINING {
             self.part(join.tables)?;

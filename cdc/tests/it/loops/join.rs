@@ -163,6 +163,10 @@ fn log(is_known: bool) -> Memory {
 }
 
 fn pipeline(log: &Memory) -> Pipeline<Writer> {
+    pipeline_of(log, &registrations())
+}
+
+fn pipeline_of(log: &Memory, registered: &Registrations) -> Pipeline<Writer> {
     let writer = log.writer();
     let record = last_record(log);
     let source = SourceName {
@@ -170,7 +174,7 @@ fn pipeline(log: &Memory) -> Pipeline<Writer> {
         database: "shop".to_owned(),
         mask_key: None,
     };
-    let capture = Capture::new(source, &registrations(), record.resume()).expect("it resumes");
+    let capture = Capture::new(source, registered, record.resume()).expect("it resumes");
     Pipeline::new(capture, writer, Progress::new(record), limits(), clock::now_ms)
 }
 
@@ -461,6 +465,47 @@ fn a_table_that_joins_again_and_again_misses_and_repeats_no_change() {
         life.live(&mut random).unwrap_or_else(|error| panic!("{what}: {error}"));
         life.assert_exact(&what);
     }
+}
+
+/// Nothing of the stream comes between the two, so that it takes neither by itself.
+#[test]
+fn a_table_that_joins_a_quiet_stream_joins_as_it_was_registered_a_moment_ago() {
+    let log = log(false);
+    let mut pipeline = pipeline_of(&log, &script::registrations());
+    let (sender, receiver) = queue(1 << 20);
+    let (_changes, changes) = queue(1 << 20);
+    let (begun, mut has_begun) = oneshot::channel();
+    let joined = CancellationToken::new();
+    let until_joined = joined.clone().drop_guard();
+    let tables = BTreeSet::from([name(LATE)]);
+    sender.push(Input::Registrations(registrations()));
+    sender.push(Input::Join(Box::new(Join { tables, changes, begun, until_joined })));
+    let mut turns = |count| {
+        for _ in 0..count {
+            sender.push(Input::Wake);
+            pipeline.turn(&receiver).expect("no fault");
+        }
+    };
+    turns(3);
+    has_begun.try_recv().expect("it has left the stream");
+    let (rows, receiver_of_rows) = queue(1 << 20);
+    let chunk = Bytes::from(script::message(b'd', b"7\n"));
+    rows.push(Rows::Chunk { table: 0, chunk });
+    rows.push(Rows::Range { table: 0, bytes: 1 });
+    let due = Due { table: name(LATE), asked_ms: 0, is_first: true };
+    sender.push(Input::JoinCopy(Some(Box::new(Order {
+        at: Lsn(1_000),
+        taken_ms: 0,
+        tables: vec![ordered(due, 1)],
+        rows: receiver_of_rows,
+        past: Box::new(TopicPast { log: log.clone(), topic: topic(LATE), at: 0, end: 0 }),
+    }))));
+    turns(10);
+    assert!(joined.is_cancelled());
+    let known = last_record(&log).tables.get(&name(LATE)).cloned();
+    assert!(matches!(known, Some(Existing::Copied { rows: 1, .. })), "{known:?}");
+    let copied = log.committed().into_iter().filter(|stored| stored.topic == topic(LATE).as_str());
+    assert_eq!(copied.count(), 1);
 }
 
 #[test]
