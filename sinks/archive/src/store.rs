@@ -382,6 +382,25 @@ impl Store {
         page.map_err(|error| self.failed(&error, &format!("listing `{prefix}`")))
     }
 
+    /// Where the page behind this one begins, if there is one. What a listing leaves out would pass for lost, so one that
+    /// says that there is more, and not where, is no listing.
+    fn page_behind(
+        &self,
+        page: &ListObjectsV2Output,
+        after: Option<&str>,
+        prefix: &str,
+    ) -> Result<Option<String>, StoreError> {
+        let next = page.next_continuation_token();
+        if next.is_none() && page.is_truncated() == Some(true) || next.is_some() && next == after {
+            return Err(StoreError::Refused {
+                endpoint: self.endpoint.clone(),
+                doing: format!("listing `{prefix}`"),
+                why: "it says that there is more, and not where".to_owned(),
+            });
+        }
+        Ok(next.map(str::to_owned))
+    }
+
     async fn fetch(
         &self,
         key: &str,
@@ -455,7 +474,7 @@ impl Objects for Store {
                 let bytes = u64::try_from(object.size().unwrap_or(0)).unwrap_or(0);
                 Some(Listed { key: object.key()?.to_owned(), bytes, etag: strong(object.e_tag()) })
             }));
-            after = page.next_continuation_token;
+            after = self.page_behind(&page, after.as_deref(), prefix)?;
             if after.is_none() {
                 return Ok(listed);
             }

@@ -149,6 +149,42 @@ async fn an_answer_that_breaks_off_is_no_refusal() {
     assert!(matches!(put, Err(StoreError::Refused { .. })), "{put:?}");
 }
 
+/// What such a listing leaves out would pass for lost.
+#[tokio::test]
+async fn a_listing_that_does_not_say_where_it_goes_on_is_none() {
+    for token in ["", "<NextContinuationToken>here</NextContinuationToken>"] {
+        let body = format!(
+            "<ListBucketResult><IsTruncated>true</IsTruncated>{token}\
+             <Contents><Key>k</Key><Size>1</Size></Contents></ListBucketResult>"
+        );
+        let store = server::connect(&always(&body).await, "bucket");
+        let listed = store.list("").await;
+        let Err(StoreError::Refused { why, .. }) = &listed else { panic!("{token}: {listed:?}") };
+        assert_eq!(why, "it says that there is more, and not where", "{token}");
+    }
+    let whole = "<ListBucketResult><IsTruncated>false</IsTruncated>\
+                 <Contents><Key>k</Key><Size>1</Size></Contents></ListBucketResult>";
+    let store = server::connect(&always(whole).await, "bucket");
+    assert_eq!(store.list("").await.expect("whole").len(), 1);
+}
+
+/// A store that gives one answer to everything.
+async fn always(body: &str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let endpoint = format!("http://{}", listener.local_addr().expect("bound"));
+    let answer = format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: application/xml\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let _ = client.read(&mut vec![0; 65_536]).await;
+            let _ = client.write_all(answer.as_bytes()).await;
+        }
+    });
+    endpoint
+}
+
 /// A store whose first answers end before their length; those that follow say that there is no such key.
 async fn breaks_off(status: u16, times: usize) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
-use futures::FutureExt as _;
 use futures::future::{BoxFuture, join_all};
+use futures::{FutureExt as _, StreamExt as _, stream};
 use tailwater_config::s3::Encryption;
 use tailwater_sinks_archive::manifest::Manifest;
 use tailwater_sinks_archive::topic::{self, TopicError};
@@ -21,9 +21,10 @@ use tailwater_topics_contract::{
 };
 
 use crate::bucket::{Bucket, Stored};
+use crate::faulty::Faulty;
 use crate::proxy::{Fault, Proxy};
-use crate::server;
 use crate::topic::Topic;
+use crate::{seed, server};
 
 #[tokio::test]
 async fn every_server_lets_exactly_one_writer_create_an_object() {
@@ -32,6 +33,32 @@ async fn every_server_lets_exactly_one_writer_create_an_object() {
         for _ in 0..5 {
             store.probe(u64::MAX).await.expect(name);
         }
+    }
+}
+
+/// A page holds a thousand keys.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_listing_of_several_pages_is_whole_and_in_order_also_where_pages_fail() {
+    let seed = seed::new();
+    for (name, endpoint) in server::all() {
+        let store = server::bucket(&endpoint).await;
+        let mut keys: Vec<String> = (0..2_100).map(|at| format!("many/{at:04}")).collect();
+        stream::iter(&keys)
+            .for_each_concurrent(16, async |key| {
+                let put = store.create(key, "x".into(), HashMap::new(), "text/plain").await;
+                assert!(matches!(put, Ok(Put::Created)), "{name}, {key}: {put:?}");
+            })
+            .await;
+        let other = store.create("other", "x".into(), HashMap::new(), "text/plain").await;
+        assert!(matches!(other, Ok(Put::Created)), "{name}: {other:?}");
+        let faulty = Faulty::start(&endpoint, seed).await;
+        for store in [&store, &server::connect(&faulty.endpoint, store.bucket())] {
+            let listed = store.list("many/").await.expect(name);
+            let listed: Vec<String> = listed.into_iter().map(|listed| listed.key).collect();
+            assert!(listed == keys, "{name}: {} keys", listed.len());
+        }
+        keys.push("other".to_owned());
+        assert_eq!(store.list("").await.expect(name).len(), keys.len(), "{name}");
     }
 }
 
