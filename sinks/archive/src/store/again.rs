@@ -59,6 +59,9 @@ fn patience(error: &StoreError) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+    use std::sync::{Arc, Mutex};
+
     use super::*;
 
     fn unavailable() -> StoreError {
@@ -97,5 +100,38 @@ mod tests {
         let (failed, asked, seconds) = ask(unavailable).await;
         assert!(matches!(failed, StoreError::Unavailable { .. }), "{failed}");
         assert!((10..=11).contains(&seconds) && asked > 10, "{asked} times in {seconds} s");
+    }
+
+    /// What goes to the log.
+    #[derive(Clone, Default)]
+    struct Said(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Said {
+        fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+            self.0.lock().expect("whole").write(text)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_fails_for_two_seconds_is_told_once() {
+        let said = Said::default();
+        let heard = said.clone();
+        let subscriber = tracing_subscriber::fmt().with_writer(move || heard.clone()).finish();
+        let _until_the_end = tracing::subscriber::set_default(subscriber);
+        for (after, times) in [(1_500, 0), (5_000, 1)] {
+            let began = Instant::now();
+            let answer = again(|| {
+                let is_there = began.elapsed() >= Duration::from_millis(after);
+                std::future::ready(if is_there { Ok(()) } else { Err(unavailable()) })
+            });
+            answer.await.expect("answered");
+            let said = String::from_utf8(std::mem::take(&mut *said.0.lock().expect("whole")));
+            let said = said.expect("text");
+            assert_eq!(said.matches("it is asked again for a while").count(), times, "{said}");
+        }
     }
 }

@@ -53,11 +53,24 @@ impl Bucket {
         records: Vec<SourceRecord>,
         per_object: usize,
     ) {
+        let guarantee = Guarantee::ExactlyOnce;
+        self.write_under(guarantee, topic, partition, records, per_object).await;
+    }
+
+    /// The same, as an archive with this guarantee is written.
+    pub(crate) async fn write_under(
+        &self,
+        guarantee: Guarantee,
+        topic: &str,
+        partition: i32,
+        records: Vec<SourceRecord>,
+        per_object: usize,
+    ) {
         let topic: TopicName = topic.parse().expect("a name");
         let spec = ArchiveSpec {
             bucket: self.store.bucket().to_owned(),
             prefix: PREFIX.to_owned(),
-            guarantee: Guarantee::ExactlyOnce,
+            guarantee,
             segment: SegmentSpec::default(),
         };
         let origin =

@@ -14,6 +14,7 @@ use tailwater_sinks_archive::segment::{self, SegmentWriter};
 use tailwater_sinks_archive::verify::{Report, Scope, verify};
 use tailwater_sinks_archive::{Listed, Objects, Put, StoreError};
 use tailwater_sinks_worker::SourceRecord;
+use tailwater_topics_contract::Guarantee;
 
 use crate::bucket::{Bucket, PREFIX, Stored};
 use crate::{seed, server};
@@ -61,6 +62,24 @@ async fn what_stands_beside_objects_is_made_again_byte_for_byte() {
             assert_eq!(look(&bucket).await.findings, [], "{what}");
         }
     }
+}
+
+/// Its writer may have died before it wrote it, and nobody who came later made up for it, as in a chain.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_missing_manifest_of_an_archive_at_least_once_is_no_damage_and_is_made_again() {
+    let bucket = Bucket::create(&server::all()[0].1).await;
+    let guarantee = Guarantee::AtLeastOnce;
+    bucket.write_under(guarantee, "orders.events", 0, changes(0, 15), 5).await;
+    let whole = bucket.everything().await;
+    let first = bucket.keys("meta/orders.events/manifest/").await.swap_remove(0);
+    bucket.remove(&first).await;
+    let report = look(&bucket).await;
+    assert_eq!(report.findings, []);
+    let is_said = |note: &String| note.contains("has no manifest; `tailwater archive repair`");
+    assert!(report.notes.iter().any(is_said), "{:?}", report.notes);
+    let repaired = mend(&bucket, repair::Scope::default()).await;
+    assert_eq!((repaired.made, repaired.beyond), (vec![first], vec![]));
+    assert_eq!(bucket.everything().await, whole);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

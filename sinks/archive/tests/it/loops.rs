@@ -178,11 +178,14 @@ async fn an_archive_at_least_once_over_a_careless_store_lacks_nothing_whatever_r
         let distinct: BTreeMap<i64, SourceRecord> =
             held.into_iter().map(|record| (record.offset, record)).collect();
         assert!(distinct.into_values().eq(log.iter().cloned()), "other records");
-        let scope = verify::Scope { level: 2, whole: false, origins: vec![registered()] };
-        let report = verify(&memory, "", &[], &scope, &mut |_| {}).await.expect("looks");
-        assert_eq!(report.findings, []);
+        assert_eq!(looked_over(&memory).await.findings, []);
     }
     assert!(repeated > 0, "no two have stored the same");
+}
+
+async fn looked_over(memory: &Memory) -> verify::Report {
+    let scope = verify::Scope { level: 2, whole: false, origins: vec![registered()] };
+    verify(memory, "", &[], &scope, &mut |_| {}).await.expect("looks")
 }
 
 /// The records of all objects.
@@ -571,6 +574,37 @@ async fn a_range_that_was_given_up_is_a_link_with_its_reason_and_nobody_bridges_
     push(&mut writer, 21..23);
     writer.flush(23).await.expect("stored");
     assert_one_chain(&memory, &(0..5).chain(21..23).map(record).collect::<Vec<_>>());
+}
+
+/// A rival that held records of it stores them all the same.
+#[tokio::test(start_paused = true)]
+async fn a_range_that_was_given_up_in_an_archive_at_least_once_is_passed_by_whoever_comes_next() {
+    let memory = Memory::new(1);
+    memory.state().replaces = true;
+    let sink = promising(&memory, Guarantee::AtLeastOnce);
+    let (mut writer, _) = sink.open(&partition(), None).await.expect("opens");
+    push(&mut writer, 0..5);
+    let remembered = writer.flush(5).await.expect("stored");
+    push(&mut writer, 5..8);
+    let given_up = sink.record_gap(&partition(), 20, "retention").await.expect("records");
+    assert_eq!(given_up, Some(5));
+    let again = sink.record_gap(&partition(), 20, "retention").await.expect("looks");
+    assert_eq!(again, None, "it is reached");
+    let gaps = memory.state().objects.values().filter(|(_, said)| said.contains_key("gap")).count();
+    assert_eq!(gaps, 1);
+    assert_eq!(writer.flush(8).await.expect("stored").next, 8);
+    for committed in [None, Some(Committed { offset: 5, metadata: remembered.metadata })] {
+        let opened = sink.open(&partition(), committed.as_ref()).await;
+        assert_eq!(opened.expect("opens").1, 20);
+    }
+    let (mut writer, _) = sink.open(&partition(), None).await.expect("opens");
+    push(&mut writer, 21..23);
+    writer.flush(23).await.expect("stored");
+    let distinct: BTreeMap<i64, SourceRecord> =
+        held(&memory).into_iter().map(|record| (record.offset, record)).collect();
+    assert!(distinct.into_values().eq((0..8).chain(21..23).map(record)), "other records");
+    let report = looked_over(&memory).await;
+    assert_eq!((report.findings, report.notes), (vec![], vec![]));
 }
 
 #[tokio::test(start_paused = true)]
