@@ -202,6 +202,29 @@ impl Line {
         Ok(())
     }
 
+    /// Makes the archive remember another topic than the one it was filled from. Answers what it remembered.
+    pub async fn pretend_other_archive(&self) -> anyhow::Result<Vec<u8>> {
+        let (store, key) = (self.store().client(), self.remembered_topic());
+        let got = store.get_object().bucket(self.bucket()).key(key).send().await?;
+        let before = got.body.collect().await?.to_vec();
+        let mut source: serde_json::Value = serde_json::from_slice(&before)?;
+        ensure!(source["id"].is_string(), "the archive remembers none: {source}");
+        source["id"] = "AAAAAAAAAAAAAAAAAAAAAQ".into();
+        self.remember(source.to_string().into_bytes()).await?;
+        Ok(before)
+    }
+
+    /// Makes the archive remember the topic of these bytes.
+    pub async fn remember(&self, topic: Vec<u8>) -> anyhow::Result<()> {
+        let put = self.store().client().put_object();
+        put.bucket(self.bucket()).key(self.remembered_topic()).body(topic.into()).send().await?;
+        Ok(())
+    }
+
+    fn remembered_topic(&self) -> String {
+        format!("meta/{}/topic.json", self.topic())
+    }
+
     /// Whether the index shows the rows of the table, by content.
     pub async fn shows_the_table(&self) -> anyhow::Result<bool> {
         let (client, table) = (self.connect().await?, Table::new("zoo", "animals"));

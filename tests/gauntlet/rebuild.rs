@@ -103,6 +103,40 @@ async fn an_index_of_another_topic_stops_its_sink_and_a_rebuild_mends_it() -> an
     line.remove().await
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_rebuild_takes_no_records_from_the_archive_of_another_topic() -> anyhow::Result<()> {
+    let line = Line::create(&format!("other_archive_{}", std::process::id())).await?;
+    let reader = line.start_reader().await?;
+    let worker = line.worker("a", None, 0).await?;
+    let mut process = line.start(&worker)?;
+    line.wait_until_ready(&worker, &mut process).await?;
+    let traffic = Traffic::start(line.connect().await?, 11);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    traffic.stop().await?;
+    line.run(&["wait", "keep", "find"])?;
+    process.stop(MINUTE)?;
+    forget(&line).await?;
+
+    let remembered = line.pretend_other_archive().await?;
+    let mut refused = line.spawn("refused", &["sinks", "rebuild", "find"])?;
+    ensure!(refused.wait(MINUTE).is_err(), "its records are of another topic");
+    let said = refused.last_words();
+    ensure!(said.contains("the archive is of another topic"), "{said}");
+    ensure!(line.index_in_use().await?.ends_with("-v1"), "nothing was swapped");
+
+    line.remember(remembered).await?;
+    let mut process = line.start(&worker)?;
+    let mut rebuild = line.spawn("rebuild", &["sinks", "rebuild", "find"])?;
+    rebuild.wait(2 * MINUTE)?;
+    let said = rebuild.last_words();
+    println!("{said}");
+    ensure!(said.contains("0 differ"), "{said}");
+    agree(&line, &mut process).await?;
+    process.stop(MINUTE)?;
+    reader.stop(MINUTE)?;
+    line.remove().await
+}
+
 /// The worker goes on with the index in use, and soon what it holds is the table.
 async fn agree(line: &Line, process: &mut Process) -> anyhow::Result<()> {
     let began = Instant::now();
