@@ -24,7 +24,7 @@ impl MaskKey {
     }
 
     /// Appends the code of a value's text as a JSON string.
-    pub(crate) fn write(&self, text: &[u8], out: &mut Vec<u8>) {
+    pub fn write(&self, text: &[u8], out: &mut Vec<u8>) {
         const HEX: &[u8; 16] = b"0123456789abcdef";
         let mut mac = self.0.clone();
         mac.update(text);
@@ -44,7 +44,10 @@ impl fmt::Debug for MaskKey {
 }
 
 /// Appends the first characters of a text as a JSON string.
-pub(crate) fn truncate(count: u32, text: &[u8], out: &mut Vec<u8>) -> Result<(), BadText> {
+///
+/// # Errors
+/// It is no UTF-8.
+pub fn truncate(count: u32, text: &[u8], out: &mut Vec<u8>) -> Result<(), BadText> {
     let text = std::str::from_utf8(text).map_err(|_| BadText::NotUtf8)?;
     let end = text.char_indices().nth(count as usize).map_or(text.len(), |(at, _)| at);
     value::string(&text.as_bytes()[..end], out)

@@ -207,6 +207,48 @@ async fn a_dead_letter_is_given_to_its_sink_again_when_the_cause_is_mended() -> 
     place.leave().await
 }
 
+/// What the index shows is compared as the reader writes it, and each row has its own document.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_of_masked_rows_under_keys_of_two_columns_is_rebuilt_and_the_one_before_is_fed()
+-> anyhow::Result<()> {
+    let place = Place::new().await?;
+    let tailwater = |arguments: &[&str]| run(&place.folder, arguments);
+    place.mask_parts().await?;
+    tailwater(&["apply", "-f", "catalog"]).done();
+    let reader = Running::start(&place, &["cdc", "run"])?;
+    let sinks = Running::start(&place, &["sinks", "run", "seek"])?;
+    let insert = "INSERT INTO shop.part SELECT n % 3, n, 'bolt ' || n, 'secret', 'né-' || n,
+                  CASE WHEN n % 4 > 0 THEN n || '@example.org' END FROM generate_series";
+    place.sql.batch_execute(&format!("{insert}(1, 40) n")).await?;
+    place.sql.batch_execute("DELETE FROM shop.part WHERE number = 7").await?;
+    tailwater(&["wait", "seek"]).done();
+
+    let keyless = tailwater(&["--config", "keyless.yaml", "sinks", "rebuild", "seek"]);
+    assert_eq!(keyless.code, Some(1), "{keyless:#?}");
+    assert!(keyless.stderr.contains("column `email` is masked by `hmac`"), "{keyless:#?}");
+
+    let arguments = ["sinks", "rebuild", "seek", "--feed-previous", "60"];
+    let log = place.folder.join("rebuild.log");
+    let rebuild = Running::logging(crate::command::tailwater(&place.folder, &arguments), &log)?;
+    let said = || std::fs::read_to_string(&log).unwrap_or_default();
+    eventually("the other index is in place", || said().contains("minutes; ended sooner")).await?;
+    assert!(said().contains("compared 39 rows"), "{}", said());
+    assert!(said().contains("0 differ; 0 that changed"), "{}", said());
+    place.sql.batch_execute(&format!("{insert}(41, 42) n")).await?;
+    let alias = format!("part-{}", place.id);
+    for alias in [&alias, &format!("{alias}-previous")] {
+        eventually(alias, || Place::documents(alias).len() == 41).await?;
+        let documents = Place::documents(alias);
+        let part = documents.iter().find(|part| part["number"] == 41).expect("it is there");
+        assert!(part.get("secret").is_none() && part["note"] == "né-", "{part}");
+        assert_eq!(part["email"].as_str().map(str::len), Some(64), "{part}");
+    }
+    drop(rebuild);
+    assert_eq!(reader.drain()?, Some(0));
+    assert_eq!(sinks.drain()?, Some(0));
+    place.leave().await
+}
+
 /// A child that is ended when the test ends, however it ends.
 pub(crate) struct Running(Child);
 
@@ -218,7 +260,7 @@ impl Running {
 
     pub(crate) fn logging(mut command: Command, log: &Path) -> anyhow::Result<Self> {
         let log = std::fs::File::create(log)?;
-        Ok(Self(command.stdout(Stdio::null()).stderr(log).spawn()?))
+        Ok(Self(command.stdout(log.try_clone()?).stderr(log).spawn()?))
     }
 
     /// SIGTERM by the recorded process id, then the exit code.

@@ -8,8 +8,11 @@ use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use tailwater_config::{Keys, S3Config};
+use serde_json::Value;
+use tailwater_config::{Keys, S3Config, SearchConfig};
 use tailwater_sinks_archive::Store;
+use tailwater_sinks_search::{Client, scan};
+use tokio::runtime::Handle;
 use tokio_postgres::NoTls;
 use tokio_postgres::config::Host;
 
@@ -99,6 +102,36 @@ impl Place {
         Ok("keyless.yaml")
     }
 
+    /// Another table, whose topic masks three columns, with an index of its own.
+    pub(crate) async fn mask_parts(&self) -> anyhow::Result<()> {
+        self.sql
+            .batch_execute(
+                "CREATE TABLE shop.part (depot int, number int, name text, secret text, note text,
+                 email text, PRIMARY KEY (depot, number));
+                 ALTER TABLE shop.part REPLICA IDENTITY FULL",
+            )
+            .await?;
+        fs::write(self.folder.join("catalog/parts.yaml"), PARTS.replace("ID", &self.id))?;
+        let config = fs::read_to_string(self.folder.join("tailwater.yaml"))?;
+        fs::write(self.folder.join("keyless.yaml"), &config)?;
+        let reader = "reader: { mask_key: \"0123456789abcdef0123456789abcdef\", ";
+        let config = config.replace("reader: { ", reader);
+        Ok(fs::write(self.folder.join("tailwater.yaml"), config)?)
+    }
+
+    /// What an alias of the index shows.
+    pub(crate) fn documents(alias: &str) -> Vec<Value> {
+        let url = variable("TAILWATER_TEST_OPENSEARCH").expect("looked at before");
+        let client = Client::new(SearchConfig::open(url)).expect("a client");
+        let mut found = Vec::new();
+        let read = |document: scan::Document| {
+            found.push(serde_json::from_str(document.source.get()).expect("JSON"));
+        };
+        let look = scan::documents(&client, alias, read);
+        tokio::task::block_in_place(|| Handle::current().block_on(look)).expect("it is searched");
+        found
+    }
+
     /// The bucket of the archive sink.
     pub(crate) fn archive(&self) -> Store {
         let endpoint = variable("TAILWATER_TEST_S3").expect("looked at before");
@@ -138,6 +171,22 @@ name: stock.ID
 from: { table: shop.stock }
 partitions: 2
 config: { cleanup.policy: compact }
+";
+
+const PARTS: &str = "\
+apiVersion: tailwater/v1
+kind: Topic
+name: part.ID
+from: { table: shop.part }
+partitions: 2
+mask: { secret: drop, note: truncate(3), email: hmac }
+---
+apiVersion: tailwater/v1
+kind: Sink
+name: seek
+type: search
+topics: [part.ID]
+search: { alias: part-ID, mapping: stock.mapping.json }
 ";
 
 const SINKS: &str = "\

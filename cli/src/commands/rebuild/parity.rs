@@ -9,7 +9,7 @@
 //! filling is beyond L. A row that changed after the snapshot has a record after P, and those are left out. So each row
 //! that is compared is the same in the snapshot and in whatever moment the index is read.
 //!
-//! Values are compared as the reader writes them: by its own code, from the same texts of Postgres.
+//! Values are compared as the reader writes them: by its own code, from the same texts of Postgres, under the same masks.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -18,11 +18,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail, ensure};
 use bytes::Bytes;
 use serde_json::value::RawValue;
+use tailwater_cdc::mask::{self, MaskKey};
 use tailwater_cdc::progress;
-use tailwater_cdc::value::{self, Form};
+use tailwater_cdc::value::{self, BadText, Form};
 use tailwater_sinks_search::shape::Shape;
 use tailwater_sinks_search::{Client, bulk, scan, succession};
-use tailwater_topics_contract::{From, Lsn, Registrations, SinkRegistration, TableName};
+use tailwater_topics_contract::{
+    From, Lsn, Mask, Registrations, SinkRegistration, TableName, TopicSpec,
+};
 use tokio_postgres::SimpleQueryMessage;
 
 use crate::commands::rebuild::fill::Filler;
@@ -112,12 +115,15 @@ async fn snapshot(
     let lsn: String = position.get(0);
     let lsn: Lsn = lsn.parse().ok().with_context(|| format!("`{lsn}` is no LSN"))?;
     let publication = config.pipeline.changes_publication();
+    let mask_key = config.reader.mask_key.as_ref().map(MaskKey::new);
     let mut rows = Rows::new();
     for topic in &sink.spec.topics {
         let topic = registrations.topics.get(topic);
         let topic = topic.with_context(|| "a topic of the sink is not registered".to_owned())?;
         let From::Table(table) = &topic.spec.from else { continue };
-        let columns = columns(&client, &publication, table).await?;
+        let published = published(&client, &publication, table).await?;
+        let columns = columns(published, &topic.spec, mask_key.as_ref())
+            .with_context(|| format!("reading `{table}`"))?;
         read(&client, table, &columns, &topic.key_columns, shape, &mut rows)
             .await
             .with_context(|| format!("reading `{table}`"))?;
@@ -126,17 +132,60 @@ async fn snapshot(
     Ok((rows, lsn))
 }
 
+/// A column of the reader's records.
 struct Column {
     name: String,
-    form: Form,
+    written: Written,
+}
+
+/// How it writes the column's values.
+enum Written {
+    Readable(Form),
+    Truncated(u32),
+    Hmac(MaskKey),
+}
+
+/// Those that a topic has of the published columns.
+fn columns(
+    published: Vec<(String, Form)>,
+    topic: &TopicSpec,
+    mask_key: Option<&MaskKey>,
+) -> anyhow::Result<Vec<Column>> {
+    let mut columns = Vec::with_capacity(published.len());
+    for (name, form) in published {
+        let written = match topic.mask.get(&name) {
+            None => Written::Readable(form),
+            Some(Mask::Drop) => continue,
+            Some(Mask::Truncate(count)) => Written::Truncated(*count),
+            Some(Mask::Hmac) => Written::Hmac(mask_key.cloned().with_context(|| {
+                format!("column `{name}` is masked by `hmac`; set `reader.mask_key` or `reader.mask_key_file` as the reader has it, or leave out the comparison with --no-parity")
+            })?),
+        };
+        columns.push(Column { name, written });
+    }
+    Ok(columns)
+}
+
+impl Column {
+    /// Appends a value as the reader writes it.
+    fn write(&self, text: &[u8], out: &mut Vec<u8>) -> Result<(), BadText> {
+        match &self.written {
+            Written::Readable(form) => value::write(*form, text, out),
+            Written::Truncated(count) => mask::truncate(*count, text, out),
+            Written::Hmac(key) => {
+                key.write(text, out);
+                Ok(())
+            }
+        }
+    }
 }
 
 /// The published columns of a table, in its order.
-async fn columns(
+async fn published(
     client: &tokio_postgres::Client,
     publication: &str,
     table: &TableName,
-) -> anyhow::Result<Vec<Column>> {
+) -> anyhow::Result<Vec<(String, Form)>> {
     // A domain is written as the type at its bottom.
     let columns = client
         .query(
@@ -157,9 +206,8 @@ async fn columns(
             &[&table.schema, &table.table, &publication],
         )
         .await?;
-    let column =
-        |row: &tokio_postgres::Row| Column { name: row.get(0), form: Form::of_type(row.get(1)) };
-    let columns: Vec<Column> = columns.iter().map(column).collect();
+    let column = |row: &tokio_postgres::Row| (row.get(0), Form::of_type(row.get(1)));
+    let columns: Vec<(String, Form)> = columns.iter().map(column).collect();
     ensure!(!columns.is_empty(), "`{table}` is not in publication `{publication}`");
     Ok(columns)
 }
@@ -193,7 +241,7 @@ async fn read(
                 match row.get(place) {
                     None => text.extend_from_slice(b"null"),
                     Some(value) => {
-                        if value::write(column.form, value.as_bytes(), &mut text).is_err() {
+                        if column.write(value.as_bytes(), &mut text).is_err() {
                             bail!(
                                 "column `{}` came in a form that its type does not have",
                                 column.name
