@@ -13,7 +13,7 @@
 //!   other threads, and the answers come by mail.
 //! * One partition without a leader is not ready; the others are read.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -52,6 +52,32 @@ const STOPPED_LOOK: Duration = Duration::from_secs(15);
 
 /// The client.
 pub(crate) type Client<S, D> = BaseConsumer<Callbacks<S, D>>;
+
+/// Why offsets are not with the group.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NotCommitted {
+    #[error("the consumer is closed")]
+    Closed,
+    #[error("no thread could be had for it: {0}")]
+    NoThread(std::io::Error),
+    #[error(transparent)]
+    Refused(KafkaError),
+    #[error("no answer within {most:.1?}")]
+    NoAnswer { most: Duration },
+}
+
+impl NotCommitted {
+    /// Whether the group takes them once it has divided its partitions.
+    pub(crate) fn is_for_now(&self) -> bool {
+        use RDKafkaErrorCode::{IllegalGeneration, RebalanceInProgress};
+        let Self::Refused(KafkaError::ConsumerCommit(code)) = self else { return false };
+        // The generation of before is refused when the client has yet to hear of the next.
+        matches!(code, RebalanceInProgress | IllegalGeneration)
+    }
+}
+
+/// What becomes of a commit that was sent.
+pub(crate) type Answered = std::sync::mpsc::Receiver<Result<(), KafkaError>>;
 
 /// What every partition task is made from.
 pub(crate) struct Maker<S, D> {
@@ -261,6 +287,8 @@ pub(crate) struct Assignment<S: Sink, D: DeadLetters> {
     pub(crate) mailbox: Arc<Mailbox>,
     pub(crate) consumer: OnceLock<Weak<Client<S, D>>>,
     owned: Mutex<BTreeMap<TopicPartition, Owned>>,
+    /// What the group has given us and not taken back. In a drain that is more than what is owned.
+    given: Mutex<BTreeSet<TopicPartition>>,
     commits: Mutex<Commits>,
     /// Why the worker must end, found where nothing can be returned.
     failure: Mutex<Option<WorkerError>>,
@@ -274,6 +302,7 @@ impl<S: Sink, D: DeadLetters> Assignment<S, D> {
             mailbox: Arc::default(),
             consumer: OnceLock::new(),
             owned: Mutex::default(),
+            given: Mutex::default(),
             commits: Mutex::default(),
             failure: Mutex::default(),
             assignments: AtomicU64::default(),
@@ -282,6 +311,15 @@ impl<S: Sink, D: DeadLetters> Assignment<S, D> {
 
     pub(crate) fn owned(&self) -> MutexGuard<'_, BTreeMap<TopicPartition, Owned>> {
         self.owned.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn given(&self) -> MutexGuard<'_, BTreeSet<TopicPartition>> {
+        self.given.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the group has taken back everything.
+    pub(crate) fn has_left(&self) -> bool {
+        self.given().is_empty()
     }
 
     pub(crate) fn commits(&self) -> MutexGuard<'_, Commits> {
@@ -304,6 +342,7 @@ impl<S: Sink, D: DeadLetters> Assignment<S, D> {
         let now = Instant::now();
         for id in ids(list) {
             tracing::info!(partition = %id, "assigned");
+            self.given().insert(id.clone());
             self.maker.health.not_ready(&id.to_string(), "looking for the place to go on at");
             let origin = self.maker.origins.get(&id).copied().unwrap_or(0);
             let assignment = self.assignments.fetch_add(1, Ordering::Relaxed);
@@ -337,6 +376,7 @@ impl<S: Sink, D: DeadLetters> Assignment<S, D> {
 
     fn revoke(&self, consumer: &Client<S, D>, list: &TopicPartitionList) -> Result<(), KafkaError> {
         let ids: Vec<TopicPartition> = ids(list).collect();
+        self.given().retain(|id| !ids.contains(id));
         let lost = consumer.assignment_lost();
         let fetched = self.fetched(&ids);
         let unfinished = self.end(&ids, if lost { None } else { Some(REVOKE_GRACE) });
@@ -348,7 +388,7 @@ impl<S: Sink, D: DeadLetters> Assignment<S, D> {
         tracing::info!(partitions = ids.len(), lost, "revoked");
         if !lost && let Err(error) = self.commit_now(offsets, REVOKE_COMMIT) {
             // The sink holds the truth, so this costs reading again and nothing else.
-            tracing::warn!(error, "offsets of revoked partitions were not committed");
+            tracing::warn!(%error, "offsets of revoked partitions were not committed");
         }
         consumer.incremental_unassign(&fetched)
     }
@@ -432,30 +472,31 @@ impl<S: Sink, D: DeadLetters> Assignment<S, D> {
     }
 
     /// Commits and waits for the answer, but no longer than `most`.
-    pub(crate) fn commit_now(&self, offsets: Offsets, most: Duration) -> Result<(), String> {
+    pub(crate) fn commit_now(&self, offsets: Offsets, most: Duration) -> Result<(), NotCommitted> {
         if offsets.is_empty() {
             return Ok(());
         }
+        let answer = self.send(&offsets)?.recv_timeout(most);
+        answer.map_err(|_| NotCommitted::NoAnswer { most })?.map_err(NotCommitted::Refused)?;
+        self.show_committed(&offsets);
+        Ok(())
+    }
+
+    /// Commits on another thread: the client waits as long as it takes to find the group's coordinator, which may be
+    /// minutes.
+    pub(crate) fn send(&self, offsets: &Offsets) -> Result<Answered, NotCommitted> {
         let consumer = self.consumer.get().and_then(Weak::upgrade);
-        let consumer = consumer.ok_or("the consumer is closed")?;
+        let consumer = consumer.ok_or(NotCommitted::Closed)?;
         let (answer, answered) = std::sync::mpsc::channel();
-        let list = list(&offsets);
-        // The client waits as long as it takes to find the group's coordinator, which may be minutes.
+        let list = list(offsets);
         let committing = std::thread::Builder::new().name("commit".to_owned()).spawn(move || {
             let committed = consumer.commit(&list, CommitMode::Sync);
             drop(consumer);
             // Nobody listens when it took too long.
-            let _ = answer.send(committed.map_err(|error| error.to_string()));
+            let _ = answer.send(committed);
         });
-        committing.map_err(|error| error.to_string())?;
-        match answered.recv_timeout(most) {
-            Ok(Ok(())) => {
-                self.show_committed(&offsets);
-                Ok(())
-            }
-            Ok(Err(error)) => Err(error),
-            Err(_) => Err(format!("no answer within {} s", most.as_secs())),
-        }
+        committing.map_err(NotCommitted::NoThread)?;
+        Ok(answered)
     }
 
     /// Shows what the group has.

@@ -64,8 +64,8 @@ impl Commits {
     }
 
     /// Everything still wanted, for the last commit.
-    pub(crate) fn leave_all(&mut self) -> Offsets {
-        std::mem::take(&mut self.wanted)
+    pub(crate) fn wanted(&self) -> Offsets {
+        self.wanted.clone()
     }
 }
 
@@ -93,7 +93,7 @@ mod tests {
         assert_eq!(commits.due(now), Some(offsets(&[(0, 6)])), "5 is there, 6 is not");
         commits.on_answer(now, &offsets(&[(0, 6)]), true);
         assert_eq!(commits.due(now), None);
-        assert_eq!(commits.leave_all(), offsets(&[]));
+        assert_eq!(commits.wanted(), offsets(&[]));
     }
 
     #[test]
@@ -106,6 +106,6 @@ mod tests {
         assert_eq!(commits.due(now + AGAIN), Some(sent.clone()));
         commits.on_answer(now, &sent, false);
         assert_eq!(commits.leave(&[id(0), id(3)]), offsets(&[(0, 5)]));
-        assert_eq!(commits.leave_all(), offsets(&[(1, 7)]));
+        assert_eq!(commits.wanted(), offsets(&[(1, 7)]));
     }
 }

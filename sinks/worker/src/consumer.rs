@@ -31,7 +31,9 @@ use tailwater_runtime::clock;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::assignment::{Assignment, Callbacks, Client, Maker, Owned, Phase, Question, id, list};
+use crate::assignment::{
+    Answered, Assignment, Callbacks, Client, Maker, NotCommitted, Owned, Phase, Question, id, list,
+};
 use crate::budget::{Budget, Holding};
 use crate::error::WorkerError;
 use crate::mailbox::{Answer, Mailbox, Said};
@@ -53,9 +55,12 @@ const ASK: Duration = Duration::from_secs(5);
 /// How many threads may wait for answers at once. Where more partitions than this are asked for together, one without a
 /// leader keeps a few others waiting.
 const ASKING_MAX: usize = 32;
-/// How long the last commit may take, beyond the grace period.
-const LAST_COMMIT: Duration = Duration::from_secs(5);
-/// Pause before a queue without room is tried again.
+/// How long the last commit may take, beyond the grace period. A broker answers the requests of a connection one after the
+/// other, so it may have to wait until every other worker has given up what is taken from it.
+const LAST_COMMIT: Duration = Duration::from_secs(10);
+/// How long the group may take to hear that we leave, beyond that.
+const LEAVING: Duration = Duration::from_secs(5);
+/// Pause before a queue without room, or a group without an ear, is tried again.
 const ROOM: Duration = Duration::from_millis(20);
 
 /// The client's queue of a partition, and for which time of owning it that was made.
@@ -424,12 +429,14 @@ impl<S: Sink, D: DeadLetters> Fetcher<S, D> {
         }
         let unfinished = assignment.end(&ids, Some(grace));
         // A commit on its way must not overtake the last one.
-        let committing = self.committing.take();
-        self.wait_for(committing, LAST_COMMIT);
+        let until = Instant::now() + LAST_COMMIT;
+        let is_under_way = |committing: &JoinHandle<()>| !committing.is_finished();
+        while Instant::now() < until && self.committing.as_ref().is_some_and(is_under_way) {
+            self.call_back();
+        }
         assignment.commits().want(std::mem::take(&mut self.mailbox.wishes().commits));
-        let offsets = assignment.commits().leave_all();
-        let committed = assignment.commit_now(offsets, LAST_COMMIT);
-        consumer.unsubscribe();
+        let committed = self.commit_last(until);
+        self.leave();
         self.queues.clear();
         // Each is at its last question by now.
         let questions = std::mem::take(&mut self.questions);
@@ -444,7 +451,57 @@ impl<S: Sink, D: DeadLetters> Fetcher<S, D> {
             let partitions = names.join(", ");
             return Err(WorkerError::Undrained { partitions, seconds: grace.as_secs() });
         }
-        committed.map_err(|why| WorkerError::Uncommitted { why })
+        committed.map_err(|error| WorkerError::Uncommitted { why: error.to_string() })
+    }
+
+    /// Commits what is left. A group that divides its partitions anew takes no offsets at one point of that, so it is let
+    /// through first; what it takes from us meanwhile is committed on its way out and not here.
+    fn commit_last(&self, until: Instant) -> Result<(), NotCommitted> {
+        let assignment = &self.consumer.context().0;
+        loop {
+            let offsets = assignment.commits().wanted();
+            if offsets.is_empty() {
+                return Ok(());
+            }
+            let sent = assignment.send(&offsets);
+            match sent.and_then(|answered| self.answer(&answered, until)) {
+                Ok(()) => {
+                    assignment.commits().on_answer(Instant::now(), &offsets, true);
+                    assignment.show_committed(&offsets);
+                }
+                Err(error) if error.is_for_now() && Instant::now() < until => self.call_back(),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Waits for the answer to a commit; the client may have to call back before there is one.
+    fn answer(&self, answered: &Answered, until: Instant) -> Result<(), NotCommitted> {
+        while Instant::now() < until {
+            match answered.recv_timeout(ROOM) {
+                Ok(answer) => return answer.map_err(NotCommitted::Refused),
+                Err(_) => self.call_back(),
+            }
+        }
+        Err(NotCommitted::NoAnswer { most: LAST_COMMIT })
+    }
+
+    /// Leaves the group, and waits until that has taken back what it gave: a client that is closed before may wait for
+    /// itself for ever.
+    fn leave(&self) {
+        self.consumer.unsubscribe();
+        let until = Instant::now() + LEAVING;
+        while !self.consumer.context().0.has_left() && Instant::now() < until {
+            self.call_back();
+        }
+    }
+
+    /// Lets the client call back while nothing else is done.
+    fn call_back(&self) {
+        if let Err(error) = self.serve_client() {
+            tracing::debug!(%error, "at the end");
+        }
+        std::thread::sleep(ROOM);
     }
 
     fn wait_for(&self, task: Option<JoinHandle<()>>, most: Duration) {

@@ -19,7 +19,7 @@ use crate::error::WorkerError;
 use crate::sink::{Sink, TopicPartition};
 
 /// How long the last commit and leaving the group may take beyond the grace period.
-const LEAVE: Duration = Duration::from_secs(20);
+const LEAVE: Duration = Duration::from_secs(30);
 
 /// How many partitions may open or flush at once: enough to keep a destination busy that answers slowly, few enough that a
 /// thousand partitions, all new or all old at the same moment, neither flood it nor hold a thousand requests in memory.

@@ -17,6 +17,7 @@ use crate::worker::{Worker, says, until};
 
 const WAIT: Duration = Duration::from_secs(15);
 const REFUSED: RDKafkaRespErr = RDKafkaRespErr::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED;
+const DIVIDING: RDKafkaRespErr = RDKafkaRespErr::RD_KAFKA_RESP_ERR_REBALANCE_IN_PROGRESS;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn while_the_committed_offsets_cannot_be_read_it_is_not_ready_and_asks_again() {
@@ -89,6 +90,19 @@ async fn a_commit_that_failed_is_made_good_by_the_drain_and_one_that_fails_there
     let error = worker.drain().await.expect_err("is not committed");
     assert!(error.to_string().contains("not committed"), "{error}");
     broker.cluster.clear_request_errors(RDKafkaApiKey::OffsetCommit);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_lets_a_group_divide_its_partitions_and_commits_then() {
+    let broker = Broker::start();
+    let sink = MemorySink::new(1);
+    let worker = Worker::start(broker.config(), &sink);
+    until("ready", || worker.health.check().is_ok()).await;
+    broker.cluster.request_errors(RDKafkaApiKey::OffsetCommit, &[DIVIDING; 4]);
+    broker.send(0, 0..1);
+    until("stored", || sink.stored(&broker.partition(0)) == [0]).await;
+    worker.drain().await.expect("drains");
+    assert_eq!(broker.committed(0), Some(1));
 }
 
 /// One broker, one topic of two partitions.

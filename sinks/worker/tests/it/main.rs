@@ -3,4 +3,5 @@
 mod kafka;
 mod live;
 mod loops;
+mod storm;
 mod worker;
