@@ -1,5 +1,7 @@
 //! Records in, offsets out.
 
+mod storm;
+
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 

@@ -3,5 +3,4 @@
 mod kafka;
 mod live;
 mod loops;
-mod storm;
 mod worker;
